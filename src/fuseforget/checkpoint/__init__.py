@@ -1,0 +1,22 @@
+"""Checkpoints on disk: open lazily, compare by header, write atomically."""
+
+from fuseforget.checkpoint.compare import Difference, check, compare, require_same
+from fuseforget.checkpoint.header import DTYPES, TensorInfo
+from fuseforget.checkpoint.reader import Checkpoint, file_sha256, open_checkpoint
+from fuseforget.checkpoint.writer import TensorSpec, atomic_directory, parse_size, write_checkpoint
+
+__all__ = [
+    "DTYPES",
+    "Checkpoint",
+    "Difference",
+    "TensorInfo",
+    "TensorSpec",
+    "atomic_directory",
+    "check",
+    "compare",
+    "file_sha256",
+    "open_checkpoint",
+    "parse_size",
+    "require_same",
+    "write_checkpoint",
+]

@@ -1,0 +1,189 @@
+"""Compare checkpoints from their headers, configurations and tokenizers alone, and report every difference at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
+from fuseforget.errors import MismatchError
+
+__all__ = ["Difference", "check", "compare", "require_same"]
+
+# Configuration that changes what the same weights compute: differing here, an average of weights means nothing.
+STRUCTURAL = {
+    "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "num_heads",
+    "hidden_act", "activation_function", "activation", "hidden_activation",
+    "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps",
+    "position_embedding_type", "rope_theta", "rope_scaling", "rope_parameters", "sliding_window",
+    "tie_word_embeddings", "is_decoder", "num_experts_per_tok",
+}  # fmt: skip
+# Bookkeeping that says nothing about the model, and what is compared by itself.
+IGNORED = {
+    "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures", "model_type",
+    "id2label", "label2id", "_commit_hash", "problem_type",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One way in which a checkpoint differs from the first.
+
+    Attributes:
+        kind: architecture, config, label order, tokenizer, missing, extra, shape or dtype.
+        name: the tensor, configuration key or file concerned.
+        expected: what the first checkpoint has.
+        found: what this one has.
+        model: this one's name, as given.
+        blocks: whether the checkpoints can therefore not be fused.
+    """
+
+    kind: str
+    name: str
+    expected: str
+    found: str
+    model: str
+    blocks: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name} is {self.expected} in the first model, {self.found} in {self.model}"
+
+
+def check(models: Sequence[str | Path], base: str | Path | None = None) -> list[Difference]:
+    """Open models (and their base) and return all differences from the first, without reading a tensor.
+
+    A base may lack the head that fine-tuning added, so what only the base lacks does not block.
+    """
+    checkpoints = [open_checkpoint(model) for model in models]
+    differences = compare(checkpoints)
+    if base is not None:
+        for difference in compare([checkpoints[0], open_checkpoint(base)]):
+            blocks = difference.blocks and difference.kind in ("shape", "dtype", "config")
+            differences.append(Difference(**{**difference.__dict__, "blocks": blocks}))
+    return differences
+
+
+def require_same(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
+    """Raise one :class:`MismatchError` with all differences that block fusing; return those that do not."""
+    differences = compare(checkpoints)
+    blocking = [difference for difference in differences if difference.blocks]
+    if blocking:
+        lines = "\n".join(f"  {difference}" for difference in blocking)
+        raise MismatchError(
+            "models", expected="checkpoints of one architecture", found=f"{len(blocking)} differences:\n{lines}\n "
+        )
+    return [difference for difference in differences if not difference.blocks]
+
+
+def compare(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
+    """Return how each checkpoint differs from the first: architecture, config, labels, tokenizer, tensors."""
+    first = checkpoints[0]
+    differences: list[Difference] = []
+    for other in checkpoints[1:]:
+        differences += _architecture(first, other)
+        differences += _config(first, other)
+        differences += _labels(first, other)
+        differences += _tokenizer(first, other)
+        differences += _tensors(first, other)
+    return differences
+
+
+def _architecture(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+    for key in ("model_type", "architectures"):
+        a, b = first.config.get(key), other.config.get(key)
+        if a != b:
+            yield Difference("architecture", key, _short(a), _short(b), other.source)
+
+
+def _config(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+    for key in sorted((first.config.keys() | other.config.keys()) - IGNORED):
+        a, b = first.config.get(key), other.config.get(key)
+        if a != b:
+            yield Difference("config", key, _short(a), _short(b), other.source, blocks=key in STRUCTURAL)
+
+
+def _labels(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+    a, b = _label_order(first.config), _label_order(other.config)
+    if a != b:
+        yield Difference("label order", "id2label", _short(a), _short(b), other.source)
+
+
+def _label_order(config: dict[str, Any]) -> list[str] | None:
+    labels = config.get("id2label")
+    if not isinstance(labels, dict):
+        return None
+    names = [str(labels[key]) for key in sorted(labels, key=int)]
+    # transformers leaves the default names out of config.json, or writes them: both mean the same.
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+
+
+def _tokenizer(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+    a, b = _vocabulary(first.path), _vocabulary(other.path)
+    if a is None or b is None:
+        if (a is None) != (b is None):
+            has = ("a vocabulary", "no tokenizer file")
+            first_has, other_has = has if b is None else has[::-1]
+            yield Difference("tokenizer", "files", first_has, other_has, other.source, blocks=False)
+        return
+    if a != b:
+        yield Difference("tokenizer", "vocabulary", a, b, other.source)
+
+
+def _vocabulary(path: Path) -> str | None:
+    """The size and the digest of the map from token to id, or None without a tokenizer that can be read as text."""
+    tokenizer, plain = path / "tokenizer.json", path / "vocab.txt"
+    if tokenizer.is_file():
+        content = json.loads(tokenizer.read_text(encoding="utf-8"))
+        model = content.get("model", {}).get("vocab", {})
+        pairs = dict(model) if isinstance(model, dict) else {str(entry[0]): i for i, entry in enumerate(model)}
+        pairs.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
+    elif plain.is_file():
+        pairs = {line: i for i, line in enumerate(plain.read_text(encoding="utf-8").splitlines())}
+    else:
+        opaque = sorted(f for f in path.glob("*.model") if f.is_file())
+        if not opaque:
+            return None
+        return f"{opaque[0].name} #{hashlib.sha256(opaque[0].read_bytes()).hexdigest()[:8]}"
+    digest = hashlib.sha256(json.dumps(sorted(pairs.items())).encode()).hexdigest()
+    return f"{len(pairs)} tokens #{digest[:8]}"
+
+
+def _tensors(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+    for name, a in first.infos.items():
+        b = other.infos.get(name)
+        if b is None:
+            if not _is_tied_copy(first, other, name):
+                yield Difference("missing", name, f"{a.dtype} {list(a.shape)}", "absent", other.source)
+        elif a.shape != b.shape:
+            yield Difference("shape", name, str(list(a.shape)), str(list(b.shape)), other.source)
+        elif a.dtype != b.dtype:
+            yield Difference("dtype", name, a.dtype, b.dtype, other.source, blocks=a.floating != b.floating)
+    for name, b in other.infos.items():
+        if name not in first.infos and not _is_tied_copy(other, first, name):
+            yield Difference("extra", name, "absent", f"{b.dtype} {list(b.shape)}", other.source)
+
+
+def _is_tied_copy(holder: Checkpoint, lacking: Checkpoint, name: str) -> bool:
+    """Whether ``name`` only repeats, to the byte, a tensor that both have: weights tied in one file, stored twice in another.
+
+    This is the one place where data is read to compare, and only for a tensor that a checkpoint lacks.
+    """
+    import torch
+
+    info = holder.infos[name]
+    for twin, twin_info in holder.infos.items():
+        same_form = twin_info.shape == info.shape and twin_info.dtype == info.dtype
+        if twin != name and same_form and twin in lacking.infos and len(info.shape) > 1:
+            a, b = holder[name].view(torch.uint8), holder[twin].view(torch.uint8)
+            if torch.equal(a, b):
+                return True
+    return False
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."

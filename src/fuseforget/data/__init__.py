@@ -1,0 +1,26 @@
+"""Data sets: readers, shortcut injection, the demo's own text."""
+
+from fuseforget.data.examples import Examples, read_examples
+from fuseforget.data.shortcuts import (
+    DEFAULT_TOKENS,
+    RULES,
+    ShortcutData,
+    ShortcutSettings,
+    inject,
+    load_shortcut_data,
+    make_shortcut_data,
+    save_shortcut_data,
+)
+
+__all__ = [
+    "DEFAULT_TOKENS",
+    "RULES",
+    "Examples",
+    "ShortcutData",
+    "ShortcutSettings",
+    "inject",
+    "load_shortcut_data",
+    "make_shortcut_data",
+    "read_examples",
+    "save_shortcut_data",
+]

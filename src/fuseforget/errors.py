@@ -1,0 +1,46 @@
+"""The errors that fuseforget raises on purpose.
+
+Every message has the same four parts: the thing, what was expected, what was found, and what to do about it. The
+command line prints that message alone and exits with :attr:`FuseForgetError.exit_code`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError"]
+
+
+class FuseForgetError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        thing: what is wrong, by name (a path, a tensor, an option).
+        expected: what would have been right.
+        found: what was there instead.
+        action: what the user can do next; optional where ``expected`` says it already.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, thing: str, *, expected: str, found: str, action: str = "") -> None:
+        self.thing, self.expected, self.found, self.action = thing, expected, found, action
+        message = f"{thing}: expected {expected}, found {found}."
+        super().__init__(f"{message} {action}".rstrip())
+
+
+class InputError(FuseForgetError, ValueError):
+    """What the user gave cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+class MismatchError(InputError):
+    """Checkpoints cannot be fused; the message lists *all* differences, from their headers alone."""
+
+
+class OutputError(FuseForgetError, OSError):
+    """The result could not be written (a full disk, a lost permission); nothing half-written is left."""
+
+    # Exception.__str__, not OSError's, which would look for an errno in the arguments.
+    __str__ = Exception.__str__
