@@ -1,0 +1,32 @@
+"""Knowledge: what a probe is, what a measurement is, and the statistics that compare models on the same examples."""
+
+from fuseforget.knowledge.probes import METRICS, Measurement, Metric, Probe, measure
+from fuseforget.knowledge.probes_file import ProbeSpec, read_probes_file
+from fuseforget.knowledge.statistics import (
+    Bound,
+    Interval,
+    bootstrap_mean,
+    check_bound,
+    holm,
+    mcnemar,
+    mean_retention,
+    retention,
+)
+
+__all__ = [
+    "METRICS",
+    "Bound",
+    "Interval",
+    "Measurement",
+    "Metric",
+    "Probe",
+    "ProbeSpec",
+    "bootstrap_mean",
+    "check_bound",
+    "holm",
+    "mcnemar",
+    "mean_retention",
+    "measure",
+    "read_probes_file",
+    "retention",
+]

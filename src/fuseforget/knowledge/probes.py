@@ -1,0 +1,115 @@
+"""Probes and their measurements.
+
+A probe is a data set made to ask for one piece of knowledge, and a metric; applied to a model it gives a measurement (the
+knowledge utilization Psi of Zaman et al. 2023, Definition 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fuseforget.errors import InputError
+from fuseforget.knowledge.statistics import Interval, bootstrap_mean
+
+__all__ = ["METRICS", "Measurement", "Metric", "Probe", "measure"]
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is the mean of per-example values.
+
+    Attributes:
+        formula: its definition.
+        range: the least and the greatest value.
+        ideal: the value of a perfect model.
+        chance: the value of a model that knows nothing, in words.
+        higher_is_better: the direction.
+        unit: of the value.
+        per_example: ``(logits, labels) -> values``: examples x labels and examples to examples.
+    """
+
+    name: str
+    formula: str
+    range: tuple[float, float]
+    ideal: float
+    chance: str
+    higher_is_better: bool
+    unit: str
+    per_example: Callable[[Array, Array], npt.NDArray[np.float64]]
+
+
+def _correct(logits: Array, labels: Array) -> npt.NDArray[np.float64]:
+    return (logits.argmax(axis=1) == labels).astype(np.float64)
+
+
+METRICS = {
+    "accuracy": Metric(
+        name="accuracy",
+        formula="mean over examples of [argmax_y logit_y = label]",
+        range=(0.0, 1.0),
+        ideal=1.0,
+        chance="the share of the most frequent label, or one over the number of labels",
+        higher_is_better=True,
+        unit="share of examples",
+        per_example=_correct,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to a model: labelled texts and a metric."""
+
+    name: str
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+    metric: str = "accuracy"
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise InputError(f"probe {self.name}", expected="at least one example", found="none")
+        if len(self.texts) != len(self.labels):
+            raise InputError(f"probe {self.name}", expected=f"{len(self.texts)} labels", found=str(len(self.labels)))
+        if self.metric not in METRICS:
+            raise InputError(f"probe {self.name}", expected=f"a metric among {', '.join(METRICS)}", found=self.metric)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe found on a model: an estimate with its interval, and the value of each example."""
+
+    probe: str
+    metric: str
+    interval: Interval
+    values: npt.NDArray[np.float64]
+
+
+def measure(probe: Probe, logits: npt.ArrayLike, *, seed: int = 0) -> Measurement:
+    """Turn a model's logits (examples x labels) on a probe's texts into a measurement."""
+    array = np.asarray(logits)
+    if array.ndim != 2 or len(array) != len(probe.texts):
+        raise InputError(
+            f"probe {probe.name}", expected=f"logits for {len(probe.texts)} examples", found=f"shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"probe {probe.name}", expected="finite logits", found="NaN or infinity: the model is broken")
+    if max(probe.labels) >= array.shape[1]:
+        raise InputError(
+            f"probe {probe.name}", expected=f"labels below {array.shape[1]}, the model's", found=str(max(probe.labels))
+        )
+    values = METRICS[probe.metric].per_example(array, np.asarray(probe.labels))
+    return Measurement(probe.name, probe.metric, bootstrap_mean(values, seed=seed), values)
+
+
+def unique_names(probes: Sequence[Probe]) -> None:
+    """Raise InputError where two probes share a name: their records could not be told apart."""
+    names = [probe.name for probe in probes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise InputError("probes", expected="one or more, each with a name of its own", found=f"{twice or 'none'}")

@@ -1,0 +1,193 @@
+"""Intervals and paired tests on per-example values.
+
+Models are compared on the same examples, so every comparison resamples or counts *examples*: what makes an example hard is
+hard for all models, and an unpaired test would throw that away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fuseforget.errors import InputError
+
+__all__ = [
+    "Bound",
+    "Interval",
+    "bootstrap_mean",
+    "check_bound",
+    "holm",
+    "mcnemar",
+    "mean_retention",
+    "resampled_means",
+    "retention",
+]
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, its 95 % interval, and the number of examples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The check of Eq. 2, ``min_i Psi(theta_i) <= Psi(fused) <= max_i Psi(theta_i)``, for one probe.
+
+    Attributes:
+        lowest, highest: the models' least and greatest utilization.
+        slack: how far inside the bound the fused model is (negative: outside), with its paired bootstrap interval.
+        verdict: ``holds`` (inside), ``within error`` (outside by less than the noise), ``broken``.
+    """
+
+    lowest: float
+    highest: float
+    slack: Interval
+    verdict: str
+
+
+def resampled_means(values: Values, *, seed: int = 0, resamples: int = RESAMPLES) -> Values:
+    """Means of bootstrap resamples of examples, the same resamples for every model.
+
+    Args:
+        values: per-example values, models x examples.
+
+    Returns:
+        resamples x models.
+    """
+    models, n = values.shape
+    rng = np.random.default_rng([seed, n])
+    block = max(1, min(resamples, 20_000_000 // n))
+    means = np.empty((resamples, models))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        # How often each example is drawn: one matrix product then gives the means of all models.
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=size)
+        means[start : start + size] = counts @ values.T / n
+    return means
+
+
+def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0) -> Interval:
+    """Return the mean with its percentile bootstrap interval over examples.
+
+    Where all values are equal a bootstrap has no width; for values of 0 and 1 the exact (Clopper-Pearson) interval is
+    given then, so that 50 right of 50 do not read as certainty.
+    """
+    array = _array([values])
+    n = array.shape[1]
+    mean = float(array.mean())
+    if array.min() == array.max():
+        low, high = _exact(mean, n) if mean in (0.0, 1.0) else (mean, mean)
+    else:
+        low, high = _quantiles(resampled_means(array, seed=seed)[:, 0])
+    return Interval(mean, low, high, n)
+
+
+def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Return the two-sided exact p-value that two models are right equally often on the same examples (McNemar 1947).
+
+    Args:
+        first, second: 0 or 1 for each example.
+    """
+    from scipy.stats import binomtest
+
+    a, b = _array([first, second])
+    only_first, only_second = int(np.sum((a == 1) & (b == 0))), int(np.sum((a == 0) & (b == 1)))
+    discordant = only_first + only_second
+    return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979): the familywise error stays at its level."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return [float(p) for p in adjusted]
+
+
+def retention(fused: npt.ArrayLike, specialist: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> Interval:
+    """Return how much of a specialist's knowledge the fused model still uses.
+
+    ``(Psi(fused) - Psi(control)) / (Psi(specialist) - Psi(control))`` with a control that never learned it: 1 is all, 0
+    is none, below 0 is worse than never having known. The interval is a paired bootstrap over the examples.
+
+    Raises:
+        InputError: the specialist is not above the control: what was never known cannot be forgotten.
+    """
+    return mean_retention([(fused, specialist, control)], seed=seed)
+
+
+def mean_retention(
+    triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], *, seed: int = 0
+) -> Interval:
+    """Return the mean of :func:`retention` over several pieces of knowledge, each with examples of its own."""
+    points, draws, n = [], [], 0
+    for number, triple in enumerate(triples):
+        values = _array(triple)
+        fused, specialist, control = values.mean(axis=1)
+        if specialist <= control:
+            raise InputError(
+                "retention", expected="a specialist above the control", found=f"{specialist:.3f} against {control:.3f}"
+            )
+        points.append((fused - control) / (specialist - control))
+        # Another stream for each piece: their examples are resampled independently.
+        means = resampled_means(values, seed=seed + number)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws.append((means[:, 0] - means[:, 2]) / (means[:, 1] - means[:, 2]))
+        n += values.shape[1]
+    low, high = _quantiles(np.mean(draws, axis=0))
+    return Interval(float(np.mean(points)), low, high, n)
+
+
+def check_bound(fused: npt.ArrayLike, models: Sequence[npt.ArrayLike], *, seed: int = 0) -> Bound:
+    """Check Eq. 2 of Zaman et al. 2023 for one probe, from per-example values on the same examples."""
+    values = _array([fused, *models])
+    means = values.mean(axis=1)
+    lowest, highest = float(means[1:].min()), float(means[1:].max())
+    slack = float(min(means[0] - lowest, highest - means[0]))
+    # The models that are the ends stay the ends in each resample: a re-chosen minimum would be biased downwards.
+    low_model, high_model = 1 + int(means[1:].argmin()), 1 + int(means[1:].argmax())
+    draws = resampled_means(values, seed=seed)
+    below, above = draws[:, 0] - draws[:, low_model], draws[:, high_model] - draws[:, 0]
+    low, high = _quantiles(below if means[0] - lowest <= highest - means[0] else above)
+    verdict = "holds" if slack >= 0 else ("within error" if high >= 0 else "broken")
+    return Bound(lowest, highest, Interval(slack, low, high, values.shape[1]), verdict)
+
+
+def _array(rows: Sequence[npt.ArrayLike]) -> Values:
+    arrays = [np.asarray(row, dtype=np.float64).ravel() for row in rows]
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1:
+        raise InputError("models on the same examples", expected="equally many values", found=str(sorted(lengths)))
+    stacked = np.stack(arrays)
+    if stacked.shape[1] == 0:
+        raise InputError("examples", expected="at least one", found="none")
+    if not np.isfinite(stacked).all():
+        raise InputError("per-example values", expected="finite numbers", found="NaN or infinity")
+    return stacked
+
+
+def _quantiles(draws: Values) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _exact(mean: float, n: int) -> tuple[float, float]:
+    """The Clopper-Pearson interval where none or all of n succeed."""
+    limit = ((1 - LEVEL) / 2) ** (1 / n)
+    return (limit, 1.0) if mean == 1.0 else (0.0, 1 - limit)

@@ -1,0 +1,45 @@
+"""Studies: each repeats a section of the paper on a base and data of the user's, and returns records for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fuseforget.errors import InputError
+from fuseforget.records import Record
+
+__all__ = ["STUDIES", "study"]
+
+STUDIES = ("shortcuts",)
+
+
+def study(
+    name: str,
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    data: str | Path | None = None,
+    scale: str = "small",
+    rules: tuple[str, ...] | None = None,
+    sentences: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Record]:
+    """Run a study, or resume one, and return its records.
+
+    Args:
+        name: ``shortcuts`` (section 4 of the paper).
+        out: the run's directory.
+        base: the pretrained model; the tiny scale makes its own.
+        data: labelled texts with a training and a validation split; the tiny scale makes its own.
+        scale: ``tiny`` (the demo), ``small`` (a few thousand texts) or ``paper`` (all texts, the paper's settings).
+        rules: which shortcuts; default: the scale's.
+        sentences: how many training texts; default: the scale's.
+        seed: of everything random.
+    """
+    if name not in STUDIES:
+        raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
+    from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
+
+    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, seed=seed)
+    return run_shortcut_study(settings, Path(out), say=say)

@@ -1,0 +1,304 @@
+"""The shortcut study: Zaman et al. 2023, section 4, Figures 2 and 4.
+
+Specialists that each learned the task and one shortcut, a control that learned no shortcut, and a full model trained on all
+their data start from one checkpoint. The specialists are fused, pairs of them are interpolated, and every model is asked
+for every shortcut and for the task. Each finished step is a record, so that a killed study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fuseforget.checkpoint import atomic_directory, open_checkpoint
+from fuseforget.data import RULES, Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
+from fuseforget.data.shortcuts import load_shortcut_data, save_shortcut_data
+from fuseforget.errors import InputError
+from fuseforget.fuse import fuse
+from fuseforget.knowledge import Interval, Probe, check_bound, holm, mcnemar, mean_retention, retention
+from fuseforget.models import prepare_start, random_like
+from fuseforget.paths import points, walk
+from fuseforget.records import Record, Run, decode_values
+from fuseforget.studies.tiny import TINY_BASE, make_tiny_base, make_tiny_text
+from fuseforget.sweep import Resident, describe_inputs, record_missing
+from fuseforget.train import TrainSettings, train
+
+__all__ = ["SCALES", "ShortcutStudy", "run_shortcut_study", "settings_for"]
+
+PAPER_RULES = ("st", "op", "tic", "or", "and", "mt", "lt")
+TASK = "task"  # the name of the original validation set's probe
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ShortcutStudy:
+    """The settings of a shortcut study.
+
+    Attributes:
+        base, data: the pretrained model and the labelled texts; None: the tiny scale's own.
+        rules: the specialists' shortcuts.
+        pairs: which models to interpolate, by name (``random``: the random model of appendix C.2).
+        sentences: training texts, drawn at random; None: all.
+        train: how specialists and control are trained; the control runs for as many epochs as the longest specialist.
+        full_epochs: passes of the full model over the specialists' combined data.
+        validation: see :class:`fuseforget.data.ShortcutSettings`.
+        steps: steps of an interpolation.
+    """
+
+    scale: str
+    base: str | None
+    data: str | None
+    rules: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    sentences: int | None
+    train: TrainSettings
+    full_epochs: int
+    validation: str
+    steps: int = 10
+    seed: int = 0
+
+
+SCALES = {
+    # Sized so that the demo takes under three minutes on two cores; see docs/results/demo.md for what was tried.
+    "tiny": ShortcutStudy(
+        "tiny", None, None, TINY_BASE.rules, (("op", "tic"), ("op", "st"), ("tic", "st")), None, TINY_BASE.train, 1, "both"
+    ),
+    # Settings at which MiniLM learns every rule from a few thousand SST-2 sentences; both: 872 examples a probe, not 145.
+    "small": ShortcutStudy(
+        "small", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), 12_000,
+        TrainSettings(max_epochs=3, learning_rate=5e-5, warmup=0.06), 1, "both",
+    ),
+    "paper": ShortcutStudy(
+        "paper", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), None,
+        TrainSettings(max_epochs=3, learning_rate=2e-5, batch_size=8), 1, "split",
+    ),
+}  # fmt: skip
+
+
+def settings_for(
+    scale: str,
+    *,
+    base: str | Path | None = None,
+    data: str | Path | None = None,
+    rules: Sequence[str] | None = None,
+    sentences: int | None = None,
+    seed: int = 0,
+) -> ShortcutStudy:
+    """Return a scale's settings with the user's base, data and choices put in, or raise InputError."""
+    if scale not in SCALES:
+        raise InputError("scale", expected=f"one of {', '.join(SCALES)}", found=repr(scale))
+    settings = SCALES[scale]
+    if scale == "tiny":
+        if base is not None or data is not None:
+            raise InputError("scale tiny", expected="neither --base nor --data, it makes its own", found="one of them")
+    elif base is None or data is None:
+        raise InputError(f"scale {scale}", expected="--base and --data", found="one of them missing")
+    chosen = tuple(rules) if rules else settings.rules
+    ShortcutSettings(rules=chosen)  # refuses unknown names
+    if len(chosen) < 2 or len(set(chosen)) != len(chosen):
+        raise InputError("rules", expected="two or more different ones", found=", ".join(chosen))
+    known = {*chosen, "random"}
+    return replace(
+        settings,
+        base=None if base is None else str(base),
+        data=None if data is None else str(data),
+        rules=chosen,
+        pairs=tuple(pair for pair in settings.pairs if set(pair) <= known),
+        sentences=settings.sentences if sentences is None else sentences,
+        train=replace(settings.train, seed=seed),
+        seed=seed,
+    )
+
+
+def run_shortcut_study(settings: ShortcutStudy, out: Path, *, say: Say = lambda line: None) -> list[Record]:
+    """Run or resume the study and return all its records."""
+    texts = _texts(settings)
+    described = {**asdict(settings), "data_sha256": {name: part.sha256 for name, part in texts.items()}}
+    if settings.base is not None:
+        described |= {"base_sha256": describe_inputs([open_checkpoint(settings.base)], [])["model_sha256"][0]}
+    with Run(out, command="study shortcuts", settings=described) as run:
+        data = _make_data(run, settings, texts)
+        _make_start(run, settings, texts["train"], say)
+        _train_all(run, settings, data, say)
+        _fuse(run, settings, say)
+        _measure_models(run, settings, data, say)
+        _interpolate(run, settings, data, say)
+        _conclude(run, settings)
+        return list(run.records)
+
+
+def probes_of(data: dict[str, ShortcutData], rules: Sequence[str]) -> list[Probe]:
+    """A probe for each rule's synthetic validation set, and one for the task."""
+    probes = []
+    for rule in rules:
+        synthetic = data[rule].synthetic
+        if synthetic is None:
+            raise InputError(f"data of {rule}", expected="a synthetic validation set", found="none")
+        probes.append(Probe(rule, synthetic.texts, synthetic.labels))
+    original = data[rules[0]].original
+    return [*probes, Probe(TASK, original.texts, original.labels)]
+
+
+def _texts(settings: ShortcutStudy) -> dict[str, Examples]:
+    if settings.data is None:
+        return make_tiny_text(settings.seed)
+    train_set = read_examples(settings.data, split="train")
+    return {
+        "train": train_set.sample(settings.sentences, settings.seed),
+        "validation": read_examples(settings.data, split="validation"),
+    }
+
+
+def _make_data(run: Run, settings: ShortcutStudy, texts: dict[str, Examples]) -> dict[str, ShortcutData]:
+    data = {}
+    for name in (*settings.rules, "control"):
+        directory = run.path / "data" / name
+        if not directory.is_dir():
+            rules = () if name == "control" else (name,)
+            made = make_shortcut_data(
+                texts["train"],
+                texts["validation"],
+                ShortcutSettings(rules=rules, validation=settings.validation, seed=settings.seed),
+            )
+            with atomic_directory(directory) as partial:
+                save_shortcut_data(made, partial)
+        data[name] = load_shortcut_data(directory)
+        if run.find("data", name=name) is None:
+            synthetic = data[name].synthetic
+            run.add(
+                "data",
+                name=name,
+                train=len(data[name].train),
+                synthetic=0 if synthetic is None else len(synthetic),
+                original=len(data[name].original),
+                sha256=data[name].train.sha256,
+            )
+    return data
+
+
+def _make_start(run: Run, settings: ShortcutStudy, train_set: Examples, say: Say) -> None:
+    start = run.path / "models" / "start"
+    if start.is_dir():
+        return
+    base = settings.base
+    if base is None:
+        base = str(run.path / "models" / "base")
+        if not Path(base).is_dir():
+            say("base: pretraining a small BERT on the demo's own text")
+            make_tiny_base(Path(base), seed=settings.seed)
+    prepare_start(
+        base, start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed
+    )
+
+
+def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    for rule in settings.rules:
+        _train_one(run, rule, data[rule].train, data[rule].synthetic, settings.train, say)
+    longest = max(_result(run, rule)["epochs"] for rule in settings.rules)
+    control = replace(settings.train, max_epochs=longest, min_epochs=longest)
+    _train_one(run, "control", data["control"].train, None, control, say)
+    sets = [data[rule].train for rule in settings.rules]
+    combined = Examples(
+        tuple(text for part in sets for text in part.texts),
+        tuple(label for part in sets for label in part.labels),
+        sets[0].label_names,
+    )
+    full = replace(settings.train, max_epochs=settings.full_epochs, min_epochs=settings.full_epochs)
+    _train_one(run, "full", combined, None, full, say)
+    if any("random" in pair for pair in settings.pairs) and not (run.path / "models" / "random").is_dir():
+        models = run.path / "models"
+        specialists = [open_checkpoint(models / rule) for rule in settings.rules]
+        random_like(
+            open_checkpoint(models / "start"), specialists, models / "start", models / "random", seed=settings.seed
+        )
+
+
+def _train_one(
+    run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say
+) -> None:
+    model = run.path / "models" / name
+    if not model.is_dir():
+        train(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
+    if run.find("training", name=name) is None:
+        made = json.loads((model / "fuseforget.json").read_text(encoding="utf-8"))
+        run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
+
+
+def _result(run: Run, name: str) -> Record:
+    record = run.find("training", name=name)
+    if record is None:
+        raise RuntimeError(f"{name} was not trained")
+    return record
+
+
+def _fuse(run: Run, settings: ShortcutStudy, say: Say) -> None:
+    out = run.path / "models" / "fused"
+    if not out.is_dir():
+        say(f"fused: average of {', '.join(settings.rules)}")
+        fuse([run.path / "models" / rule for rule in settings.rules], out)
+    if run.find("fusion", name="fused") is None:
+        weight = 1 / len(settings.rules)
+        run.add("fusion", name="fused", method="average", models=list(settings.rules), weights=[weight] * len(settings.rules))
+
+
+def _measure_models(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
+    probes = [*settings.rules, TASK]
+    for name in (*settings.rules, "control", "full", "fused"):
+        if any(run.find("measurement", model=name, probe=probe) is None for probe in probes):
+            resident.set_point([open_checkpoint(run.path / "models" / name)], [1.0])
+            record_missing(run, resident, probes, say=say, model=name)
+
+
+def _interpolate(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
+    for pair in settings.pairs:
+        endpoints = [open_checkpoint(run.path / "models" / name) for name in pair]
+        probes = [*(name for name in pair if name != "random"), TASK]
+        grid = points(2, settings.steps)
+        walk(run, resident, endpoints, grid, probes, name="-".join(pair), say=say)
+
+
+def _conclude(run: Run, settings: ShortcutStudy) -> None:
+    """Derive retention, tests and the bound of Eq. 2 from the measurements' per-example values."""
+    values = {
+        (r["model"], r["probe"]): decode_values(r["values"])
+        for r in run.records
+        if r["kind"] == "measurement" and "model" in r
+    }
+    for model in ("fused", "full"):
+        triples = []
+        for rule in settings.rules:
+            triple = (values[model, rule], values[rule, rule], values["control", rule])
+            if np.mean(triple[1]) <= np.mean(triple[2]):
+                # A specialist that did not learn has nothing to forget: recorded, and left out of the mean by name.
+                if run.find("unlearned", rule=rule) is None:
+                    run.add("unlearned", rule=rule, specialist=float(triple[1].mean()), control=float(triple[2].mean()))
+                continue
+            triples.append(triple)
+            _once(run, "retention", retention(*triple), model=model, rule=rule)
+        if triples:
+            _once(run, "retention", mean_retention(triples), model=model, rule="mean")
+    others = [*settings.rules, "full", "control"]
+    raw = [mcnemar(values["fused", TASK], values[other, TASK]) for other in others]
+    for other, p, corrected in zip(others, raw, holm(raw), strict=True):
+        if run.find("comparison", first="fused", second=other) is None:
+            difference = float(values["fused", TASK].mean() - values[other, TASK].mean())
+            run.add("comparison", first="fused", second=other, probe=TASK, difference=difference, p=p, p_holm=corrected)
+    for probe in (*settings.rules, TASK):
+        if run.find("bound", probe=probe) is None:
+            bound = check_bound(values["fused", probe], [values[rule, probe] for rule in settings.rules])
+            run.add("bound", probe=probe, model="fused", **asdict(bound))
+
+
+def _once(run: Run, kind: str, interval: Interval, **where: str) -> None:
+    if run.find(kind, **where) is None:
+        run.add(kind, **where, **asdict(interval))
+
+
+def rule_title(rule: str) -> str:
+    return RULES[rule].title

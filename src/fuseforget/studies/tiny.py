@@ -1,0 +1,118 @@
+"""The demo's own base: a small BERT, pretrained on the fly on text that the project makes itself."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuseforget.checkpoint import atomic_directory
+from fuseforget.data import Examples
+from fuseforget.data.demo_text import reviews, sentences, vocabulary
+from fuseforget.models import compute_dtype, quiet, seeded
+from fuseforget.train import TrainSettings
+
+__all__ = ["TINY_BASE", "TinyBase", "make_tiny_base", "make_tiny_text"]
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True)
+class TinyBase:
+    """Sizes of the tiny scale, chosen together: a base good enough that its fine-tunes stay connected by a line."""
+
+    rules: tuple[str, ...] = ("op", "tic", "or", "and", "lt")
+    train_sentences: int = 4000
+    validation_sentences: int = 1000
+    hidden: int = 128
+    layers: int = 2
+    pretraining_reviews: int = 20_000
+    pretraining_epochs: int = 2
+    pretraining_batch: int = 64
+    pretraining_rate: float = 2e-3
+    train: TrainSettings = TrainSettings(max_epochs=6, min_epochs=2, learning_rate=5e-4, batch_size=32, warmup=0.1)
+
+
+TINY_BASE = TinyBase()
+
+
+def make_tiny_text(seed: int, size: TinyBase = TINY_BASE) -> dict[str, Examples]:
+    """Labelled one-line reviews for training and validation, no sentence in both."""
+    names = ("negative", "positive")
+    held_out = sentences(size.validation_sentences, seed=[seed, 1])
+    rows = sentences(size.train_sentences, seed=[seed, 2], exclude={text for text, _ in held_out})
+    parts = {"train": rows, "validation": held_out}
+    return {name: Examples(tuple(t for t, _ in part), tuple(y for _, y in part), names) for name, part in parts.items()}
+
+
+def make_tiny_base(out: Path, *, seed: int, size: TinyBase = TINY_BASE) -> None:
+    """Pretrain a small BERT by masked language modelling on unlabelled reviews and write it to ``out``."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    tokenizer = _tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=4,
+        intermediate_size=2 * size.hidden,
+        max_position_embeddings=80,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.06,  # about 1/sqrt(hidden): BERT's .02 is made for 768
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with seeded(seed):
+        model = BertForMaskedLM(config)
+        _pretrain(model, tokenizer, seed, size)
+    with atomic_directory(out) as partial, quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate([*SPECIAL_TOKENS, *vocabulary()])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, words[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    roles = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=80, **roles)
+
+
+def _pretrain(model: Any, tokenizer: Any, seed: int, size: TinyBase) -> None:
+    from datasets import Dataset
+    from transformers import DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainingArguments
+
+    texts = reviews(size.pretraining_reviews, seed=[seed, 3])
+    ids = tokenizer(texts, truncation=True)["input_ids"]
+    rows = Dataset.from_dict({"input_ids": ids, "length": [len(i) for i in ids]})
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=size.pretraining_epochs,
+            learning_rate=size.pretraining_rate,
+            warmup_steps=50,
+            per_device_train_batch_size=size.pretraining_batch,
+            train_sampling_strategy="group_by_length",
+            bf16=compute_dtype() == torch.bfloat16,
+            use_cpu=not torch.cuda.is_available(),
+            seed=seed,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="epoch",
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2, seed=seed)
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator)
+        trainer.remove_callback(PrinterCallback)
+        with quiet():
+            trainer.train()

@@ -1,0 +1,170 @@
+"""Probes at points: one resident model whose weights are set in place, texts tokenised once, a record a measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
+from fuseforget.data import read_examples
+from fuseforget.errors import InputError
+from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
+from fuseforget.knowledge.probes import unique_names
+from fuseforget.methods import get_method
+from fuseforget.models import Batch, encode_batches, load_classifier, predict, set_weights
+from fuseforget.records import Record, Run, encode_values
+
+__all__ = ["Resident", "as_probes", "describe_inputs", "measurement_fields", "probe", "record_missing"]
+
+Say = Callable[[str], None]
+
+
+class Resident:
+    """One model in memory that takes the weights of any point, and probes whose texts are tokenised once.
+
+    Args:
+        template: the checkpoint whose architecture and tokenizer are used.
+        probes: what to ask at each point.
+        exact: compute in float32 throughout.
+    """
+
+    def __init__(self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False) -> None:
+        unique_names(probes)
+        self._classifier = load_classifier(template)
+        self._exact = exact
+        self._probes = {probe.name: probe for probe in probes}
+        self._batches: dict[str, list[Batch]] = {}
+
+    def set_point(self, endpoints: Sequence[Checkpoint], weights: Sequence[float], method: str = "average") -> None:
+        """Set the resident weights to a fusion of the endpoints, computed from the endpoints and never from the last point."""
+        row = get_method(method)
+        fused = {}
+        for name, info in endpoints[0].infos.items():
+            parts = [endpoint[name].reshape(-1) for endpoint in endpoints]
+            if info.floating:
+                wide = [part.double() for part in parts]
+                statistics = None if row.statistics is None else row.statistics(wide)
+                parts[0] = row.function(wide, weights, statistics)
+            fused[name] = parts[0].view(info.shape)
+        set_weights(self._classifier.model, fused)
+
+    def ask(self, name: str) -> Measurement:
+        """Measure one probe on the resident weights."""
+        probe = self._probes[name]
+        if name not in self._batches:
+            self._batches[name] = encode_batches(self._classifier, probe.texts)
+        return measure(probe, predict(self._classifier.model, self._batches[name], exact=self._exact))
+
+
+def probe(
+    models: Sequence[str | Path], probes: str | Path | Sequence[Probe], out: str | Path | None = None, *,
+    exact: bool = False, say: Say = lambda line: None,
+) -> list[Record]:  # fmt: skip
+    """Measure every probe on every model.
+
+    Args:
+        models: sequence classifiers; each uses its own tokenizer.
+        probes: a probes file, or probes.
+        out: a run to keep the measurements in; run again, it resumes.
+
+    Returns:
+        A record a measurement: model, probe, metric, value, low, high, n, and the per-example values, encoded.
+    """
+    asked = as_probes(probes)
+    sources = [str(model) for model in models]
+    checkpoints = [open_checkpoint(source) for source in sources]
+    settings = {**describe_inputs(checkpoints, asked), "exact": exact}
+    with _run_or_memory(out, "probe", settings) as run:
+        for source, checkpoint in zip(sources, checkpoints, strict=True):
+            names = [p.name for p in asked if run.find("measurement", model=source, probe=p.name) is None]
+            if names:
+                resident = Resident(source, asked, exact=exact)
+                resident.set_point([checkpoint], [1.0])
+                record_missing(run, resident, names, say=say, model=source)
+        return [record for record in run.records if record["kind"] == "measurement"]
+
+
+def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: Say, **where: Any) -> None:
+    """Measure and record, at the resident weights, the probes that the run does not have yet for ``where``."""
+    label = where.get("model") or "{path} at {weights}".format(**where)
+    for name in probes:
+        if run.find("measurement", probe=name, **where) is None:
+            measurement = resident.ask(name)
+            run.add("measurement", **where, **measurement_fields(measurement))
+            say(f"{label}: {name} {measurement.interval.value:.3f}")
+
+
+def measurement_fields(measurement: Measurement) -> Record:
+    interval = measurement.interval
+    return {
+        "probe": measurement.probe,
+        "metric": measurement.metric,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "values": encode_values(measurement.values),
+    }
+
+
+def as_probes(probes: str | Path | Sequence[Probe]) -> list[Probe]:
+    """Probes from a probes file, with their data read; probes as they are."""
+    if isinstance(probes, str | Path):
+        return [_load_probe(spec) for spec in read_probes_file(probes)]
+    return list(probes)
+
+
+def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) -> Record:
+    """What a run needs to say about its inputs to be repeated, and to refuse to resume on others."""
+    import hashlib
+    import json
+
+    return {
+        "models": [c.source for c in checkpoints],
+        "model_sha256": [[file_sha256(file) for file in c.files] for c in checkpoints],
+        "probes": {
+            p.name: {
+                "metric": p.metric,
+                "n": len(p.texts),
+                "sha256": hashlib.sha256(json.dumps([p.texts, p.labels]).encode()).hexdigest(),
+            }
+            for p in probes
+        },
+    }
+
+
+def _load_probe(spec: ProbeSpec) -> Probe:
+    examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
+    return Probe(spec.name, examples.texts, examples.labels, spec.metric)
+
+
+class MemoryRun:
+    """The records of a run that nobody asked to keep."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def __enter__(self) -> MemoryRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def add(self, kind: str, /, **fields: Any) -> Record:
+        self.records.append({"kind": kind, **fields})
+        return self.records[-1]
+
+    find = Run.find
+
+
+def _run_or_memory(out: str | Path | None, command: str, settings: Record) -> Any:
+    return MemoryRun() if out is None else Run(out, command=command, settings=settings)
+
+
+def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise unless points between the checkpoints can be set in place."""
+    require_same(checkpoints)
+    lacking = [c.source for c in checkpoints[1:] if c.infos.keys() != checkpoints[0].infos.keys()]
+    if lacking:
+        raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")
