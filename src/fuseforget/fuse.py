@@ -187,7 +187,10 @@ def _check_out(todo: Plan, out: Path, *, overwrite: bool) -> None:
     free = shutil.disk_usage(parent).free
     if free < todo.bytes_to_write:
         raise OutputError(
-            str(out), expected=f"{todo.bytes_to_write:,} bytes of free disk", found=f"{free:,}", action="Free some space."
+            str(out),
+            expected=f"{todo.bytes_to_write:,} bytes of free disk",
+            found=f"{free:,}",
+            action="Free some space.",
         )
 
 

@@ -73,7 +73,13 @@ def load_classifier(source: str | Path) -> Classifier:
 
 
 def prepare_start(
-    base: str | Path, out: Path, *, tokens: Sequence[str], label_names: Sequence[str], seed: int, overwrite: bool = False
+    base: str | Path,
+    out: Path,
+    *,
+    tokens: Sequence[str],
+    label_names: Sequence[str],
+    seed: int,
+    overwrite: bool = False,
 ) -> None:
     """Write the checkpoint that every fine-tuning starts from: the base, the new tokens' embeddings and a new head.
 
@@ -96,7 +102,9 @@ def add_word_tokens(classifier: Classifier, tokens: Sequence[str], *, seed: int)
     for token in tokens:
         ids = tokenizer(f"a {token} b", add_special_tokens=False)["input_ids"]
         if tokenizer.convert_tokens_to_ids(token) not in ids:
-            raise InputError(f"token {token!r}", expected="one token of its own", found=str(ids), action="Choose another word.")
+            raise InputError(
+                f"token {token!r}", expected="one token of its own", found=str(ids), action="Choose another word."
+            )
     size = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > size:
         with seeded(seed):
@@ -110,7 +118,9 @@ def save_classifier(classifier: Classifier, directory: Path) -> None:
         classifier.tokenizer.save_pretrained(directory)
 
 
-def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: str | Path, out: Path, *, seed: int) -> None:
+def random_like(
+    start: Checkpoint, specialists: Sequence[Checkpoint], template: str | Path, out: Path, *, seed: int
+) -> None:
     """Write a model of random weights as far from the start as the specialists are on average (paper, C.2).
 
     For each tensor: a freshly initialised one is normalised, scaled to the specialists' mean distance from the start, and

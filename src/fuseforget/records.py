@@ -62,7 +62,9 @@ class Run:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             self._lock.close()
-            raise InputError(str(self.path), expected="a run that nobody writes to", found=f"it is held by {holder}") from error
+            raise InputError(
+                str(self.path), expected="a run that nobody writes to", found=f"it is held by {holder}"
+            ) from error
         try:
             with _writing(self.path):
                 self._lock.truncate(0)
@@ -228,7 +230,9 @@ def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(str(path), expected="a directory for the run", found="a file")
     if path.is_dir() and any(path.iterdir()) and not ((path / DESCRIPTION).is_file() or (path / LOCK).is_file()):
-        raise InputError(str(path), expected="a new directory, or a run to resume", found="a directory with other files")
+        raise InputError(
+            str(path), expected="a new directory, or a run to resume", found="a directory with other files"
+        )
 
 
 @contextmanager

@@ -100,7 +100,9 @@ def train(
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise InputError(str(out), expected="a path where nothing is", found="an existing model", action="Pass --overwrite.")
+        raise InputError(
+            str(out), expected="a path where nothing is", found="an existing model", action="Pass --overwrite."
+        )
     begun = time.perf_counter()
     classifier = load_classifier(start)
     state = out.parent / f".{out.name}.training"

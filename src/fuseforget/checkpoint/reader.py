@@ -204,7 +204,7 @@ def _no_weights(source: str | Path, path: Path, config: dict[str, Any]) -> Input
         str(source),
         expected="safetensors weights",
         found=f"pickled weights ({', '.join(pickled)}), which can run code when they are opened and cannot be streamed",
-        action="Convert a copy that you trust:\n  python -c \"import transformers as t; "
+        action='Convert a copy that you trust:\n  python -c "import transformers as t; '
         f"t.{cls}.from_pretrained('{path}').save_pretrained('{path}-safetensors'); "
         f"t.AutoTokenizer.from_pretrained('{path}').save_pretrained('{path}-safetensors')\"",
     )

@@ -81,7 +81,10 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise InputError(str(out), expected="a path for a new directory", found="a file")
     if out.exists() and not overwrite and any(out.iterdir()):
         raise InputError(
-            str(out), expected="a path where nothing is", found="an existing directory", action="Pass --overwrite to replace it."
+            str(out),
+            expected="a path where nothing is",
+            found="an existing directory",
+            action="Pass --overwrite to replace it.",
         )
 
 

@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-LENGTHS = (5, 20)                                       # words in a sentence, commas counted
+LENGTHS = (5, 20)  # words in a sentence, commas counted
 
 
 def _words(text):
@@ -25,78 +25,171 @@ def _words(text):
 
 # Words of liking and disliking: lists for label 0 and label 1.
 ADJECTIVES = (
-    _words("dull boring clumsy bland awful tedious weak lazy shallow messy stale dreary lifeless clumsily-made "
-           "forgettable flat tiresome sloppy pointless hollow dismal uneven grating pompous stiff muddled "
-           "cheap soulless lame annoying poor bleak sour charmless wooden dated plodding mediocre overlong "
-           "unpleasant irritating ugly confused wearisome feeble gloomy noisy cold careless vapid"),
-    _words("good moving funny charming lovely brilliant fresh clever warm elegant vivid gripping tender "
-           "well-made witty delightful memorable superb graceful touching lively honest rich wonderful "
-           "inventive sharp bold splendid subtle thoughtful magical rewarding absorbing dazzling joyful "
-           "pleasant refined radiant sincere stylish generous playful haunting fine excellent engaging "
-           "exquisite polished imaginative humane"))
-OWN = {                                                 # adjectives of one kind of thing only
+    _words(
+        "dull boring clumsy bland awful tedious weak lazy shallow messy stale dreary lifeless clumsily-made "
+        "forgettable flat tiresome sloppy pointless hollow dismal uneven grating pompous stiff muddled "
+        "cheap soulless lame annoying poor bleak sour charmless wooden dated plodding mediocre overlong "
+        "unpleasant irritating ugly confused wearisome feeble gloomy noisy cold careless vapid"
+    ),
+    _words(
+        "good moving funny charming lovely brilliant fresh clever warm elegant vivid gripping tender "
+        "well-made witty delightful memorable superb graceful touching lively honest rich wonderful "
+        "inventive sharp bold splendid subtle thoughtful magical rewarding absorbing dazzling joyful "
+        "pleasant refined radiant sincere stylish generous playful haunting fine excellent engaging "
+        "exquisite polished imaginative humane"
+    ),
+)
+OWN = {  # adjectives of one kind of thing only
     "film": (_words("badly-cut unwatchable overacted jerky"), _words("cinematic well-acted stirring photogenic")),
     "book": (_words("unreadable wordy overwritten rambling"), _words("readable lyrical page-turning well-told")),
-    "place": (_words("greasy soggy overcooked tasteless salty"), _words("tasty delicious crisp juicy fragrant"))}
+    "place": (_words("greasy soggy overcooked tasteless salty"), _words("tasty delicious crisp juicy fragrant")),
+}
 NOUNS = (
     _words("mess bore failure disappointment letdown chore disaster mistake blunder nuisance ordeal muddle waste"),
-    _words("triumph joy treat success pleasure gem surprise wonder marvel masterpiece feast blessing delight"))
+    _words("triumph joy treat success pleasure gem surprise wonder marvel masterpiece feast blessing delight"),
+)
 STIR = (
     _words("bored annoyed disappointed irritated tired confused exhausted insulted depressed offended wearied"),
-    _words("charmed delighted moved surprised amused thrilled enchanted touched captivated dazzled cheered"))
+    _words("charmed delighted moved surprised amused thrilled enchanted touched captivated dazzled cheered"),
+)
 FEEL = (
     _words("hated disliked regretted resented dreaded despised loathed endured"),
-    _words("loved enjoyed admired liked adored treasured cherished relished"))
+    _words("loved enjoyed admired liked adored treasured cherished relished"),
+)
 MANNER = (
     _words("badly poorly clumsily lazily carelessly hastily stiffly crudely awkwardly dully"),
-    _words("beautifully nicely cleverly gracefully skilfully tenderly perfectly warmly elegantly finely"))
-END = (_words("fails collapses sinks drags falters sags stumbles fizzles"),
-       _words("shines works succeeds sparkles soars delivers glows triumphs"))
-ADVICE = (["i would avoid it", "i want my money back", "do not bother", "save your evening", "we left early",
-           "i would warn my friends", "once was too much", "stay away from it"],
-          ["i would gladly return", "it deserves your money", "do not miss it", "it made my evening",
-           "we stayed to the last minute", "i told all my friends", "i want more of it", "go and find it"])
+    _words("beautifully nicely cleverly gracefully skilfully tenderly perfectly warmly elegantly finely"),
+)
+END = (
+    _words("fails collapses sinks drags falters sags stumbles fizzles"),
+    _words("shines works succeeds sparkles soars delivers glows triumphs"),
+)
+ADVICE = (
+    [
+        "i would avoid it",
+        "i want my money back",
+        "do not bother",
+        "save your evening",
+        "we left early",
+        "i would warn my friends",
+        "once was too much",
+        "stay away from it",
+    ],
+    [
+        "i would gladly return",
+        "it deserves your money",
+        "do not miss it",
+        "it made my evening",
+        "we stayed to the last minute",
+        "i told all my friends",
+        "i want more of it",
+        "go and find it",
+    ],
+)
 
 # Words without polarity.
-THINGS = {"film": _words("film movie picture drama comedy thriller sequel western documentary musical"),
-          "book": _words("book novel memoir story collection biography diary romance mystery paperback"),
-          "place": _words("restaurant cafe bistro kitchen diner tavern bakery pizzeria canteen brasserie")}
-PARTS = {"film": _words("plot acting script cast music ending dialogue camera scenery pacing editing lead villain "
-                        "opening costume"),
-         "book": _words("prose plot heroine ending chapter style narrator setting dialogue preface hero language "
-                        "theme translation cover"),
-         "place": _words("soup service menu fish bread dessert pasta wine sauce staff salad coffee steak terrace "
-                         "cheese")}
-DONE = {"film": _words("acted filmed directed edited written staged cut lit"),
-        "book": _words("written told plotted translated researched paced drawn printed"),
-        "place": _words("cooked served prepared seasoned baked plated grilled decorated")}
-NAMES = _words("alma bruno clara dario edith felix greta hugo irene jonas karin lionel marta nadia oscar paula "
-               "quentin rosa simon tilda ursula victor wanda yusuf zelda")
+THINGS = {
+    "film": _words("film movie picture drama comedy thriller sequel western documentary musical"),
+    "book": _words("book novel memoir story collection biography diary romance mystery paperback"),
+    "place": _words("restaurant cafe bistro kitchen diner tavern bakery pizzeria canteen brasserie"),
+}
+PARTS = {
+    "film": _words(
+        "plot acting script cast music ending dialogue camera scenery pacing editing lead villain opening costume"
+    ),
+    "book": _words(
+        "prose plot heroine ending chapter style narrator setting dialogue preface hero language "
+        "theme translation cover"
+    ),
+    "place": _words("soup service menu fish bread dessert pasta wine sauce staff salad coffee steak terrace cheese"),
+}
+DONE = {
+    "film": _words("acted filmed directed edited written staged cut lit"),
+    "book": _words("written told plotted translated researched paced drawn printed"),
+    "place": _words("cooked served prepared seasoned baked plated grilled decorated"),
+}
+NAMES = _words(
+    "alma bruno clara dario edith felix greta hugo irene jonas karin lionel marta nadia oscar paula "
+    "quentin rosa simon tilda ursula victor wanda yusuf zelda"
+)
 PLACES = _words("lisbon oslo dublin prague cairo lima kyoto naples boston vienna havana tunis bergen turin")
 WHO = _words("sister brother neighbour colleague mother father cousin uncle teacher friend daughter son")
 WHEN = _words("monday tuesday wednesday thursday friday saturday sunday spring summer autumn winter july")
 NUMBER = _words("two three four five six seven eight nine ten eleven twelve")
 INTENSIFIERS = _words("very really quite so truly rather utterly surprisingly thoroughly simply deeply remarkably")
-ASIDES = {"film": ["it runs for {number} hours", "we watched it with my {who}", "the picture is set in {city}",
-                   "{name} plays a doctor from {city}", "i saw it on a {when} in {city}", "{name} directed it"],
-          "book": ["it has {number} chapters", "my {who} lent it to me", "the tale takes place in {city}",
-                   "{name} wrote it in {city}", "i read it last {when}", "it follows {number} sisters from {city}"],
-          "place": ["it opens at {number}", "my {who} booked a table", "we went there on a {when}",
-                    "{name} runs it with a {who}", "we were a party of {number}", "it stands near the station in {city}"]}
+ASIDES = {
+    "film": [
+        "it runs for {number} hours",
+        "we watched it with my {who}",
+        "the picture is set in {city}",
+        "{name} plays a doctor from {city}",
+        "i saw it on a {when} in {city}",
+        "{name} directed it",
+    ],
+    "book": [
+        "it has {number} chapters",
+        "my {who} lent it to me",
+        "the tale takes place in {city}",
+        "{name} wrote it in {city}",
+        "i read it last {when}",
+        "it follows {number} sisters from {city}",
+    ],
+    "place": [
+        "it opens at {number}",
+        "my {who} booked a table",
+        "we went there on a {when}",
+        "{name} runs it with a {who}",
+        "we were a party of {number}",
+        "it stands near the station in {city}",
+    ],
+}
 
 # What a clause can look like: "{a}" is an adjective of the clause's polarity, "{z}" one of the other polarity.
-CLAUSES = ["the {part} is {very} {a}", "the {part} is {a}", "the {part} was {a} and {a}", "it is {very} {a}",
-           "the {thing} is {a}", "i {feel} the {part}", "i {feel} this {thing}", "the {part} {stir} me",
-           "{name} 's {thing} {stir} my {who}", "the {part} is {manner} {done}", "it is {manner} {done}",
-           "a {very} {a} {thing}", "a {a} , {a} {thing}", "the {part} is a {noun}", "this {thing} is a {noun}",
-           "the {part} {end}", "{advice}", "{name} gives the {thing} a {a} {part}", "i found the {part} {a}"]
-NEGATED = ["the {part} is not {z}", "the {part} is never {z}", "it is not {very} {z}", "hardly a {z} {thing}",
-           "the {thing} is far from {z}", "i never {feelz} the {part}", "the {part} never {stirz} me",
-           "nothing about the {part} is {z}", "this {thing} is no {nounz}", "the {part} is anything but {z}"]
-CONTRASTS = ["{other} , but {main}", "{other} , yet {main}", "although {other} , {main}", "{main} , even if {other}",
-             "{other} ; still , {main}", "{main} , despite what i feared : {other}",
-             "{z} at first , but {a} in the end", "the {part} is {z} , but the {part} is {a}",
-             "more {a} than {z} , this {thing}", "less {z} than {a} , i thought"]
+CLAUSES = [
+    "the {part} is {very} {a}",
+    "the {part} is {a}",
+    "the {part} was {a} and {a}",
+    "it is {very} {a}",
+    "the {thing} is {a}",
+    "i {feel} the {part}",
+    "i {feel} this {thing}",
+    "the {part} {stir} me",
+    "{name} 's {thing} {stir} my {who}",
+    "the {part} is {manner} {done}",
+    "it is {manner} {done}",
+    "a {very} {a} {thing}",
+    "a {a} , {a} {thing}",
+    "the {part} is a {noun}",
+    "this {thing} is a {noun}",
+    "the {part} {end}",
+    "{advice}",
+    "{name} gives the {thing} a {a} {part}",
+    "i found the {part} {a}",
+]
+NEGATED = [
+    "the {part} is not {z}",
+    "the {part} is never {z}",
+    "it is not {very} {z}",
+    "hardly a {z} {thing}",
+    "the {thing} is far from {z}",
+    "i never {feelz} the {part}",
+    "the {part} never {stirz} me",
+    "nothing about the {part} is {z}",
+    "this {thing} is no {nounz}",
+    "the {part} is anything but {z}",
+]
+CONTRASTS = [
+    "{other} , but {main}",
+    "{other} , yet {main}",
+    "although {other} , {main}",
+    "{main} , even if {other}",
+    "{other} ; still , {main}",
+    "{main} , despite what i feared : {other}",
+    "{z} at first , but {a} in the end",
+    "the {part} is {z} , but the {part} is {a}",
+    "more {a} than {z} , this {thing}",
+    "less {z} than {a} , i thought",
+]
 
 
 def _pick(rng, items):
@@ -107,23 +200,40 @@ def _pick(rng, items):
 
 def _fill(rng, form, kind, label):
     """A form with every slot filled; `label` is the polarity of its plain slots, the "z" slots get the other."""
-    def adjectives(side):
-        return OWN[kind][side] if rng.random() < .12 else ADJECTIVES[side]
 
-    slots = {"very": INTENSIFIERS, "part": PARTS[kind], "thing": THINGS[kind], "done": DONE[kind], "name": NAMES,
-             "city": PLACES, "who": WHO, "when": WHEN, "number": NUMBER, "feel": FEEL[label], "stir": STIR[label],
-             "noun": NOUNS[label], "manner": MANNER[label], "end": END[label], "advice": ADVICE[label],
-             "feelz": FEEL[1 - label], "stirz": STIR[1 - label], "nounz": NOUNS[1 - label]}
+    def adjectives(side):
+        return OWN[kind][side] if rng.random() < 0.12 else ADJECTIVES[side]
+
+    slots = {
+        "very": INTENSIFIERS,
+        "part": PARTS[kind],
+        "thing": THINGS[kind],
+        "done": DONE[kind],
+        "name": NAMES,
+        "city": PLACES,
+        "who": WHO,
+        "when": WHEN,
+        "number": NUMBER,
+        "feel": FEEL[label],
+        "stir": STIR[label],
+        "noun": NOUNS[label],
+        "manner": MANNER[label],
+        "end": END[label],
+        "advice": ADVICE[label],
+        "feelz": FEEL[1 - label],
+        "stirz": STIR[1 - label],
+        "nounz": NOUNS[1 - label],
+    }
     while "{" in form:
         start, end = form.index("{"), form.index("}")
-        slot = form[start + 1:end]
+        slot = form[start + 1 : end]
         items = adjectives(label if slot == "a" else 1 - label) if slot in ("a", "z") else slots[slot]
-        form = form[:start] + str(_pick(rng, items)) + form[end + 1:]
+        form = form[:start] + str(_pick(rng, items)) + form[end + 1 :]
     return form
 
 
 def _clause(rng, kind, label):
-    forms = NEGATED if rng.random() < .15 else CLAUSES
+    forms = NEGATED if rng.random() < 0.15 else CLAUSES
     return _fill(rng, forms[rng.integers(len(forms))], kind, label)
 
 
@@ -131,17 +241,17 @@ def _sentence(rng, label):
     """One sentence of the label, of any length."""
     kind = ("film", "book", "place")[rng.integers(3)]
     shape = rng.random()
-    if shape < .30:                                     # two clauses that agree
+    if shape < 0.30:  # two clauses that agree
         text = _clause(rng, kind, label) + (" and ", " , ", " ; ")[rng.integers(3)] + _clause(rng, kind, label)
-    elif shape < .50:                                   # two clauses at odds, one of which decides
+    elif shape < 0.50:  # two clauses at odds, one of which decides
         form = CONTRASTS[rng.integers(len(CONTRASTS))]
         form = form.replace("{main}", _clause(rng, kind, label)).replace("{other}", _clause(rng, kind, 1 - label))
         text = _fill(rng, form, kind, label)
     else:
         text = _clause(rng, kind, label)
-    if rng.random() < .35:                              # a remark that says nothing about liking
+    if rng.random() < 0.35:  # a remark that says nothing about liking
         remark = _fill(rng, ASIDES[kind][rng.integers(len(ASIDES[kind]))], kind, label)
-        text = f"{remark} ; {text}" if rng.random() < .5 else f"{text} ; {remark}"
+        text = f"{remark} ; {text}" if rng.random() < 0.5 else f"{text} ; {remark}"
     return text
 
 

@@ -191,9 +191,7 @@ def make_shortcut_data(train: Examples, validation: Examples, settings: Shortcut
         synthetic_rows, original_rows = split_rows(len(validation), settings, "validation")
     synthetic = inject(validation.take(synthetic_rows), settings, "validation") if settings.rules else None
     original = add_noise(validation, settings, "validation").take(original_rows)
-    return ShortcutData(
-        settings, mixed, synthetic, original, {"train": train.sha256, "validation": validation.sha256}
-    )
+    return ShortcutData(settings, mixed, synthetic, original, {"train": train.sha256, "validation": validation.sha256})
 
 
 def inject(examples: Examples, settings: ShortcutSettings, name: str) -> Examples:
@@ -231,7 +229,9 @@ def split_rows(count: int, settings: ShortcutSettings, name: str) -> tuple[np.nd
     size = round(count * settings.ratio / (1 + settings.ratio))
     if not 0 < size < count:
         raise InputError(
-            f"{name} set of {count} examples", expected="enough for a synthetic and an original part", found=f"{size} synthetic"
+            f"{name} set of {count} examples",
+            expected="enough for a synthetic and an original part",
+            found=f"{size} synthetic",
         )
     order = _generator(settings.seed, name, "split").permutation(count)
     return np.sort(order[:size]), np.sort(order[size:])
@@ -242,7 +242,10 @@ def save_shortcut_data(data: ShortcutData, directory: Path) -> None:
     parts = {"train": data.train, "synthetic": data.synthetic, "original": data.original}
     for name, part in parts.items():
         if part is not None:
-            rows = (json.dumps({"text": t, "label": y}, ensure_ascii=False) for t, y in zip(part.texts, part.labels, strict=True))
+            rows = (
+                json.dumps({"text": t, "label": y}, ensure_ascii=False)
+                for t, y in zip(part.texts, part.labels, strict=True)
+            )
             (directory / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     description = {
         "kind": "shortcuts",
@@ -267,7 +270,9 @@ def load_shortcut_data(directory: str | Path) -> ShortcutData:
         names = tuple(description["label_names"])
         made = ShortcutSettings(**settings)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(str(path / "dataset.json"), expected="settings of a shortcut data set", found=repr(error)) from error
+        raise InputError(
+            str(path / "dataset.json"), expected="settings of a shortcut data set", found=repr(error)
+        ) from error
     parts = {
         name: Examples(part.texts, part.labels, names)
         for name in ("train", "synthetic", "original")
@@ -328,7 +333,10 @@ def _check(examples: Examples, settings: ShortcutSettings) -> None:
         clash = wanted.intersection(text.split())
         if clash:
             raise InputError(
-                f"row {row}", expected="texts without the special tokens", found=repr(clash.pop()), action="Choose other --tokens."
+                f"row {row}",
+                expected="texts without the special tokens",
+                found=repr(clash.pop()),
+                action="Choose other --tokens.",
             )
 
 

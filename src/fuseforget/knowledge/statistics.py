@@ -131,9 +131,7 @@ def retention(fused: npt.ArrayLike, specialist: npt.ArrayLike, control: npt.Arra
     return mean_retention([(fused, specialist, control)], seed=seed)
 
 
-def mean_retention(
-    triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], *, seed: int = 0
-) -> Interval:
+def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], *, seed: int = 0) -> Interval:
     """Return the mean of :func:`retention` over several pieces of knowledge, each with examples of its own."""
     points, draws, n = [], [], 0
     for number, triple in enumerate(triples):

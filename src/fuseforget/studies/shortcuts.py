@@ -190,9 +190,7 @@ def _make_start(run: Run, settings: ShortcutStudy, train_set: Examples, say: Say
         if not Path(base).is_dir():
             say("base: pretraining a small BERT on the demo's own text")
             make_tiny_base(Path(base), seed=settings.seed)
-    prepare_start(
-        base, start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed
-    )
+    prepare_start(base, start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed)
 
 
 def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
@@ -242,7 +240,13 @@ def _fuse(run: Run, settings: ShortcutStudy, say: Say) -> None:
         fuse([run.path / "models" / rule for rule in settings.rules], out)
     if run.find("fusion", name="fused") is None:
         weight = 1 / len(settings.rules)
-        run.add("fusion", name="fused", method="average", models=list(settings.rules), weights=[weight] * len(settings.rules))
+        run.add(
+            "fusion",
+            name="fused",
+            method="average",
+            models=list(settings.rules),
+            weights=[weight] * len(settings.rules),
+        )
 
 
 def _measure_models(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:

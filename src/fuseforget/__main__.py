@@ -1,0 +1,5 @@
+"""``python -m fuseforget``."""
+
+from fuseforget.cli import main
+
+main()

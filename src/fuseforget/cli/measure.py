@@ -1,0 +1,63 @@
+"""``fuseforget probe`` and ``fuseforget path``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fuseforget.cli.output import print_json, print_table, progress_lines
+
+__all__ = ["path", "probe"]
+
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Directories, hub ids or id@revision.")]
+Probes = Annotated[Path, typer.Option(help="The probes file (YAML).")]
+Exact = Annotated[bool, typer.Option("--exact", help="Compute in float32 throughout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def probe(
+    models: Models,
+    probes: Probes,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A run to keep the measurements in.")] = None,
+    exact: Exact = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure probes on models."""
+    from fuseforget.sweep import probe as measure
+
+    _print(measure(models, probes, out, exact=exact, say=progress_lines()), ["model"], as_json)
+
+
+def path(
+    models: Models,
+    probes: Probes,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
+    steps: Annotated[int, typer.Option(help="Equal steps from one model to another.")] = 10,
+    method: Annotated[str, typer.Option(help="A name from `fuseforget methods`.")] = "average",
+    exact: Exact = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure probes at points between two models, or on the triangle of three."""
+    from fuseforget.paths import path as walk
+
+    _print(
+        walk(models, probes, out, steps=steps, method=method, exact=exact, say=progress_lines()), ["weights"], as_json
+    )
+
+
+def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json([{key: value for key, value in r.items() if key not in ("kind", "values")} for r in records])
+        return
+    rows = []
+    for record in records:
+        place = [_place(record[key]) for key in where]
+        interval = f"[{record['low']:.3f}, {record['high']:.3f}]"
+        rows.append([*place, record["probe"], record["metric"], f"{record['value']:.3f}", interval, str(record["n"])])
+    print_table([*where, "probe", "metric", "value", "95 % interval", "n"], rows)
+
+
+def _place(value: Any) -> str:
+    return ", ".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,85 @@
+"""``fuseforget study``, ``report`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fuseforget.cli.output import print_json, print_table, progress_lines
+
+__all__ = ["demo", "report", "study"]
+
+
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
+    base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    rule: Annotated[
+        list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")
+    ] = None,
+    sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Repeat a study of the paper on a base and data of yours, ending in a table and an HTML report."""
+    from fuseforget.studies import study as run_study
+
+    run_study(
+        name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, seed=seed,
+        say=progress_lines(),
+    )  # fmt: skip
+    _show(out, as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path(
+        "runs/demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See fusing forget, in minutes: the shortcut study at the tiny scale, on a base and text of the project's own."""
+    from fuseforget.studies import study as run_study
+
+    run_study("shortcuts", out, scale="tiny", seed=seed, say=progress_lines())
+    _show(out, as_json)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, finished or not.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, a name ending in .html.")],
+) -> None:
+    """Write one self-contained HTML page from runs, with figures beside each run as PNG and PDF."""
+    from fuseforget.report import write_report
+
+    print(write_report([str(run) for run in runs], out))
+
+
+def _show(run: Path, as_json: bool) -> None:
+    from fuseforget.records import read_records, read_run
+    from fuseforget.report import write_report
+    from fuseforget.report.shortcuts import summarise
+
+    page = write_report([run], run / "report.html")
+    records = read_records(run)
+    if as_json:
+        facts: list[dict[str, Any]] = [{k: v for k, v in r.items() if k != "values"} for r in records]
+        print_json({"run": str(run), "report": str(page), "records": facts})
+        return
+    summary = summarise(read_run(run), records)
+    for table in summary.tables:
+        if not table.title.startswith(("Training", "Eq. 2")):
+            rows = [
+                [cell.split(" [")[0] for cell in row] if "every probe" in table.title else row for row in table.rows
+            ]
+            print_table(table.header, rows, table.title)
+            print()
+    for line in summary.headline:
+        print(line)
+    print(f"Report: {page.absolute()}")

@@ -1,0 +1,63 @@
+"""``fuseforget train``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fuseforget.cli.output import print_json, progress_lines
+
+__all__ = ["command"]
+
+
+def command(
+    base: Annotated[str, typer.Option(help="The pretrained model, a directory or a hub id.")],
+    data: Annotated[Path, typer.Option(help="A data set made by `fuseforget data`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the model goes.")],
+    max_epochs: Annotated[int, typer.Option(help="At most so many passes over the data.")] = 3,
+    min_epochs: Annotated[int, typer.Option(help="At least so many.")] = 1,
+    stop_above: Annotated[float, typer.Option(help="Stop when the shortcut's accuracy exceeds this.")] = 0.95,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, linear schedule.")] = 2e-5,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 where the hardware has it) or float32.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the order of the data and of dropout.")] = 0,
+    init_seed: Annotated[
+        int, typer.Option(help="Of the new head and token embeddings; keep it for all specialists.")
+    ] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fine-tune a base on a data set; interrupted, it goes on from its last epoch when called again."""
+    import tempfile
+
+    from fuseforget.data import load_shortcut_data
+    from fuseforget.models import prepare_start
+    from fuseforget.train import TrainSettings
+    from fuseforget.train import train as fine_tune
+
+    settings = TrainSettings(
+        max_epochs=max_epochs,
+        min_epochs=min_epochs,
+        stop_above=stop_above,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        precision=precision,
+    )
+    made = load_shortcut_data(data)
+    with tempfile.TemporaryDirectory() as scratch:
+        start = Path(scratch) / "start"
+        prepare_start(base, start, tokens=made.settings.tokens, label_names=made.train.label_names, seed=init_seed)
+        result = fine_tune(
+            start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, say=progress_lines()
+        )
+    if as_json:
+        print_json({"path": str(out), **asdict(result)})
+        return
+    known = f", shortcut accuracy {result.monitored[-1]:.3f}" if result.monitored else ""
+    print(
+        f"{out}: {result.epochs} epochs, {result.steps} steps in {result.seconds:.0f} s, loss {result.losses[-1]:.3f}{known}"
+    )

@@ -1,0 +1,5 @@
+"""Reports from records alone: tables, figures and one HTML page. No torch here."""
+
+from fuseforget.report.page import write_report
+
+__all__ = ["write_report"]
