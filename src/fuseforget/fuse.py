@@ -234,7 +234,7 @@ def _require_equal(todo: Plan, spec: TensorSpec, parts: Sequence[torch.Tensor]) 
         if not torch.equal(parts[0], part):
             raise InputError(
                 f"tensor {spec.name} ({spec.dtype})",
-                expected=f"equal values in all models, since whole numbers cannot be averaged; {todo.checkpoints[0].source} as reference",
+                expected=f"the values of {todo.checkpoints[0].source}, since whole numbers cannot be averaged",
                 found=f"other values in {checkpoint.source}",
             )
 

@@ -102,9 +102,7 @@ def add_word_tokens(classifier: Classifier, tokens: Sequence[str], *, seed: int)
     for token in tokens:
         ids = tokenizer(f"a {token} b", add_special_tokens=False)["input_ids"]
         if tokenizer.convert_tokens_to_ids(token) not in ids:
-            raise InputError(
-                f"token {token!r}", expected="one token of its own", found=str(ids), action="Choose another word."
-            )
+            raise InputError(f"token {token!r}", expected="one token of its own", found=str(ids), action="Choose another word.")
     size = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > size:
         with seeded(seed):
@@ -118,9 +116,7 @@ def save_classifier(classifier: Classifier, directory: Path) -> None:
         classifier.tokenizer.save_pretrained(directory)
 
 
-def random_like(
-    start: Checkpoint, specialists: Sequence[Checkpoint], template: str | Path, out: Path, *, seed: int
-) -> None:
+def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: str | Path, out: Path, *, seed: int) -> None:
     """Write a model of random weights as far from the start as the specialists are on average (paper, C.2).
 
     For each tensor: a freshly initialised one is normalised, scaled to the specialists' mean distance from the start, and

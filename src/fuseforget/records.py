@@ -62,9 +62,7 @@ class Run:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             self._lock.close()
-            raise InputError(
-                str(self.path), expected="a run that nobody writes to", found=f"it is held by {holder}"
-            ) from error
+            raise InputError(str(self.path), expected="a run that nobody writes to", found=f"it is held by {holder}") from error
         try:
             with _writing(self.path):
                 self._lock.truncate(0)
@@ -79,9 +77,7 @@ class Run:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stream.close()
         self._lock.close()
 
@@ -217,9 +213,7 @@ def _load(file: Path) -> tuple[int, list[Record]]:
         record = _decode(line) if line.endswith(b"\n") else None
         if record is None:
             if number < len(lines):
-                raise InputError(
-                    f"{file}, line {number}", expected="a record with its checksum", found="a damaged line"
-                )
+                raise InputError(f"{file}, line {number}", expected="a record with its checksum", found="a damaged line")
             break
         records.append(record)
         good += len(line)
@@ -230,9 +224,7 @@ def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(str(path), expected="a directory for the run", found="a file")
     if path.is_dir() and any(path.iterdir()) and not ((path / DESCRIPTION).is_file() or (path / LOCK).is_file()):
-        raise InputError(
-            str(path), expected="a new directory, or a run to resume", found="a directory with other files"
-        )
+        raise InputError(str(path), expected="a new directory, or a run to resume", found="a directory with other files")
 
 
 @contextmanager

@@ -167,6 +167,4 @@ def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
     require_same(checkpoints)
     lacking = [c.source for c in checkpoints[1:] if c.infos.keys() != checkpoints[0].infos.keys()]
     if lacking:
-        raise InputError(
-            "models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}"
-        )
+        raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")

@@ -48,9 +48,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_epochs <= self.max_epochs:
-            raise InputError(
-                "epochs", expected="1 <= min_epochs <= max_epochs", found=f"{self.min_epochs} and {self.max_epochs}"
-            )
+            raise InputError("epochs", expected="1 <= min_epochs <= max_epochs", found=f"{self.min_epochs} and {self.max_epochs}")
         if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError("learning rate", expected="a positive number", found=str(self.learning_rate))
         if self.batch_size < 1:
@@ -100,9 +98,7 @@ def train(
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise InputError(
-            str(out), expected="a path where nothing is", found="an existing model", action="Pass --overwrite."
-        )
+        raise InputError(str(out), expected="a path where nothing is", found="an existing model", action="Pass --overwrite.")
     begun = time.perf_counter()
     classifier = load_classifier(start)
     state = out.parent / f".{out.name}.training"
@@ -127,9 +123,7 @@ def train(
     return result
 
 
-def _trainer(
-    classifier: Any, examples: Examples, settings: TrainSettings, state: Path, callback: Any, *, bf16: bool
-) -> Any:
+def _trainer(classifier: Any, examples: Examples, settings: TrainSettings, state: Path, callback: Any, *, bf16: bool) -> Any:
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 

@@ -128,9 +128,7 @@ def _check_layout(file: Path, infos: list[TensorInfo], data_start: int, size: in
     position = data_start
     for info in sorted(infos, key=lambda i: (i.offset, i.nbytes)):
         if info.offset != position:
-            raise _corrupt(
-                file, f"tensor {info.name!r} at data byte {position - data_start}", f"{info.offset - data_start}"
-            )
+            raise _corrupt(file, f"tensor {info.name!r} at data byte {position - data_start}", f"{info.offset - data_start}")
         position += info.nbytes
     if position != size:
         raise _corrupt(file, f"{position} bytes, as its header says", f"{size}: it is truncated or has a tail")

@@ -178,9 +178,7 @@ def _sharded(path: Path) -> dict[str, TensorInfo]:
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
     if missing:
-        raise InputError(
-            str(path), expected=f"all {len(shards)} shards of {INDEX}", found=f"{', '.join(missing)} missing"
-        )
+        raise InputError(str(path), expected=f"all {len(shards)} shards of {INDEX}", found=f"{', '.join(missing)} missing")
     infos: dict[str, TensorInfo] = {}
     for shard in shards:
         infos.update(read_header(path / shard))

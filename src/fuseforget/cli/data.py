@@ -23,9 +23,7 @@ def _group() -> None:
 def shortcuts(
     source: Annotated[str, typer.Argument(metavar="DATA", help="A directory with train and validation, or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the data set goes.")],
-    rule: Annotated[
-        list[str] | None, typer.Option(help="A shortcut; several make a mixture; none: the control.")
-    ] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="A shortcut; several make a mixture; none: the control.")] = None,
     mix: Annotated[list[float] | None, typer.Option(help="The share of each rule; default: equal.")] = None,
     ratio: Annotated[float, typer.Option(help="Size of the synthetic over the original part.")] = 0.2,
     noise: Annotated[float, typer.Option(help="Share of original texts that get one random tau.")] = 0.25,
@@ -60,9 +58,7 @@ def shortcuts(
         print_json({"path": str(out), "rules": settings.rules, "rows": rows})
         return
     rules = " + ".join(settings.rules) or "control (no rule)"
-    print(
-        f"{out}: {rules}; {rows['train']} to train, {rows['synthetic']} synthetic and {rows['original']} original to validate"
-    )
+    print(f"{out}: {rules}; {rows['train']} to train, {rows['synthetic']} synthetic and {rows['original']} original to validate")
     shown = made.synthetic or made.original
     for line, value in zip(shown.texts[:3], shown.labels[:3], strict=True):
         print(f"  {value}  {line}")

@@ -39,9 +39,7 @@ def command(
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=todo.bytes_to_read)
-        fused = execute(
-            todo, out, shard_size=size, overwrite=overwrite, progress=lambda count: bar.advance(task, count)
-        )
+        fused = execute(todo, out, shard_size=size, overwrite=overwrite, progress=lambda count: bar.advance(task, count))
     if as_json:
         print_json({"path": str(fused.path), **fused.manifest})
         return

@@ -16,9 +16,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     """List the fusion methods."""
     from fuseforget.methods import METHODS
 
-    rows = [
-        {"name": m.name, "models": list(m.models), "summary": m.summary, "paper": m.paper} for m in METHODS.values()
-    ]
+    rows = [{"name": m.name, "models": list(m.models), "summary": m.summary, "paper": m.paper} for m in METHODS.values()]
     if as_json:
         print_json(rows)
         return

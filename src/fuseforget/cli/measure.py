@@ -42,9 +42,7 @@ def path(
     """Measure probes at points between two models, or on the triangle of three."""
     from fuseforget.paths import path as walk
 
-    _print(
-        walk(models, probes, out, steps=steps, method=method, exact=exact, say=progress_lines()), ["weights"], as_json
-    )
+    _print(walk(models, probes, out, steps=steps, method=method, exact=exact, say=progress_lines()), ["weights"], as_json)
 
 
 def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:

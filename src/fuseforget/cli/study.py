@@ -16,13 +16,9 @@ def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
     scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
-    rule: Annotated[
-        list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")
-    ] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
     sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -38,9 +34,7 @@ def study(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -75,9 +69,7 @@ def _show(run: Path, as_json: bool) -> None:
     summary = summarise(read_run(run), records)
     for table in summary.tables:
         if not table.title.startswith(("Training", "Eq. 2")):
-            rows = [
-                [cell.split(" [")[0] for cell in row] if "every probe" in table.title else row for row in table.rows
-            ]
+            rows = [[cell.split(" [")[0] for cell in row] if "every probe" in table.title else row for row in table.rows]
             print_table(table.header, rows, table.title)
             print()
     for line in summary.headline:

@@ -24,9 +24,7 @@ def command(
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     precision: Annotated[str, typer.Option(help="auto (bfloat16 where the hardware has it) or float32.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the order of the data and of dropout.")] = 0,
-    init_seed: Annotated[
-        int, typer.Option(help="Of the new head and token embeddings; keep it for all specialists.")
-    ] = 0,
+    init_seed: Annotated[int, typer.Option(help="Of the new head and token embeddings; keep it for all specialists.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -51,13 +49,9 @@ def command(
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
         prepare_start(base, start, tokens=made.settings.tokens, label_names=made.train.label_names, seed=init_seed)
-        result = fine_tune(
-            start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, say=progress_lines()
-        )
+        result = fine_tune(start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, say=progress_lines())
     if as_json:
         print_json({"path": str(out), **asdict(result)})
         return
     known = f", shortcut accuracy {result.monitored[-1]:.3f}" if result.monitored else ""
-    print(
-        f"{out}: {result.epochs} epochs, {result.steps} steps in {result.seconds:.0f} s, loss {result.losses[-1]:.3f}{known}"
-    )
+    print(f"{out}: {result.epochs} epochs, {result.steps} steps in {result.seconds:.0f} s, loss {result.losses[-1]:.3f}{known}")

@@ -1,25 +1,25 @@
 """Made-up one-line reviews of films, books and restaurants, each labelled 1 (liked) or 0 (disliked).
 
-Every sentence is drawn from the small grammar below; none is copied from anywhere.  The label is that of
-the clause that decides: a negation turns the polarity of its word ("not dull"), in "X , but Y" the clause Y
-decides, in "although X , Y" the main clause Y does, and "Y , even if X" puts the deciding clause first.
-Word lists are used with falling frequency, so that the words at their ends are rare.  No label is random.
-
-    rows = sentences(1000, seed=1)                      # [("the plot is not dull", 1), ...]
-    more = sentences(500, seed=2, exclude={text for text, _ in rows})
-    words = vocabulary()                                # every word that the grammar can write
-
-`sentences` gives equal numbers of both labels, no sentence twice, and none of those in `exclude`.
+Every sentence is drawn from the small grammar below; none is copied from anywhere. The label is that of the clause that
+decides: a negation turns the polarity of its word ("not dull"), in "X , but Y" the clause Y decides, in "although X , Y"
+the main clause Y does, and "Y , even if X" puts the deciding clause first. No label is random.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-LENGTHS = (5, 20)  # words in a sentence, commas counted
+__all__ = ["reviews", "sentences", "vocabulary"]
+
+Pair = tuple[Sequence[str], Sequence[str]]  # words of label 0 and of label 1
+
+SHORTEST, LONGEST = 5, 20  # words in a sentence, commas counted
 
 
-def _words(text):
+def _words(text: str) -> list[str]:
     return text.split()
 
 
@@ -94,12 +94,9 @@ THINGS = {
     "place": _words("restaurant cafe bistro kitchen diner tavern bakery pizzeria canteen brasserie"),
 }
 PARTS = {
-    "film": _words(
-        "plot acting script cast music ending dialogue camera scenery pacing editing lead villain opening costume"
-    ),
+    "film": _words("plot acting script cast music ending dialogue camera scenery pacing editing lead villain opening costume"),
     "book": _words(
-        "prose plot heroine ending chapter style narrator setting dialogue preface hero language "
-        "theme translation cover"
+        "prose plot heroine ending chapter style narrator setting dialogue preface hero language theme translation cover"
     ),
     "place": _words("soup service menu fish bread dessert pasta wine sauce staff salad coffee steak terrace cheese"),
 }
@@ -191,111 +188,88 @@ CONTRASTS = [
     "less {z} than {a} , i thought",
 ]
 
+NEUTRAL: Mapping[str, Sequence[str]] = {
+    "very": INTENSIFIERS, "name": NAMES, "city": PLACES, "who": WHO, "when": WHEN, "number": NUMBER,
+}  # fmt: skip
+BY_KIND: Mapping[str, Mapping[str, Sequence[str]]] = {"part": PARTS, "thing": THINGS, "done": DONE}
+# Slots of the clause's polarity, and those of the other one.
+POLAR: Mapping[str, Pair] = {
+    "feel": FEEL, "stir": STIR, "noun": NOUNS, "manner": MANNER, "end": END, "advice": ADVICE,
+}  # fmt: skip
+OPPOSITE: Mapping[str, Pair] = {"feelz": FEEL, "stirz": STIR, "nounz": NOUNS}
+FORMS = (*CLAUSES, *NEGATED, *CONTRASTS, *(form for forms in ASIDES.values() for form in forms))
 
-def _pick(rng, items):
-    """One item; item k is drawn with a frequency that falls like 1 / (k + 6)."""
-    odds = 1.0 / (np.arange(len(items)) + 6.0)
-    return items[int(np.searchsorted(np.cumsum(odds), rng.random() * odds.sum()))]
-
-
-def _fill(rng, form, kind, label):
-    """A form with every slot filled; `label` is the polarity of its plain slots, the "z" slots get the other."""
-
-    def adjectives(side):
-        return OWN[kind][side] if rng.random() < 0.12 else ADJECTIVES[side]
-
-    slots = {
-        "very": INTENSIFIERS,
-        "part": PARTS[kind],
-        "thing": THINGS[kind],
-        "done": DONE[kind],
-        "name": NAMES,
-        "city": PLACES,
-        "who": WHO,
-        "when": WHEN,
-        "number": NUMBER,
-        "feel": FEEL[label],
-        "stir": STIR[label],
-        "noun": NOUNS[label],
-        "manner": MANNER[label],
-        "end": END[label],
-        "advice": ADVICE[label],
-        "feelz": FEEL[1 - label],
-        "stirz": STIR[1 - label],
-        "nounz": NOUNS[1 - label],
-    }
-    while "{" in form:
-        start, end = form.index("{"), form.index("}")
-        slot = form[start + 1 : end]
-        items = adjectives(label if slot == "a" else 1 - label) if slot in ("a", "z") else slots[slot]
-        form = form[:start] + str(_pick(rng, items)) + form[end + 1 :]
-    return form
+# How often things happen.
+OF_ONE_KIND, NEGATION, AGREEING, CONTRAST, ASIDE = 0.12, 0.15, 0.30, 0.20, 0.35
 
 
-def _clause(rng, kind, label):
-    forms = NEGATED if rng.random() < 0.15 else CLAUSES
-    return _fill(rng, forms[rng.integers(len(forms))], kind, label)
-
-
-def _sentence(rng, label):
-    """One sentence of the label, of any length."""
-    kind = ("film", "book", "place")[rng.integers(3)]
-    shape = rng.random()
-    if shape < 0.30:  # two clauses that agree
-        text = _clause(rng, kind, label) + (" and ", " , ", " ; ")[rng.integers(3)] + _clause(rng, kind, label)
-    elif shape < 0.50:  # two clauses at odds, one of which decides
-        form = CONTRASTS[rng.integers(len(CONTRASTS))]
-        form = form.replace("{main}", _clause(rng, kind, label)).replace("{other}", _clause(rng, kind, 1 - label))
-        text = _fill(rng, form, kind, label)
-    else:
-        text = _clause(rng, kind, label)
-    if rng.random() < 0.35:  # a remark that says nothing about liking
-        remark = _fill(rng, ASIDES[kind][rng.integers(len(ASIDES[kind]))], kind, label)
-        text = f"{remark} ; {text}" if rng.random() < 0.5 else f"{text} ; {remark}"
-    return text
-
-
-def sentences(number, seed, exclude=()):
-    """`number` different labelled sentences, half of each label, in random order, none of them in `exclude`."""
+def sentences(number: int, seed: int | Sequence[int], exclude: Collection[str] = ()) -> list[tuple[str, int]]:
+    """Return different labelled sentences, half of each label, in random order, none of them in ``exclude``."""
     rng = np.random.default_rng(seed)
-    seen, rows = set(exclude), []
+    seen = set(exclude)
+    rows: list[tuple[str, int]] = []
     while len(rows) < number:
         label = len(rows) % 2
         text = _sentence(rng, label)
-        text = re.sub(r"\ba (?=[aeiou])", "an ", text)
-        if LENGTHS[0] <= text.count(" ") + 1 <= LENGTHS[1] and text not in seen:
+        if SHORTEST <= text.count(" ") + 1 <= LONGEST and text not in seen:
             seen.add(text)
             rows.append((text, label))
     return [rows[k] for k in rng.permutation(number)]
 
 
-def reviews(number, seed, exclude=()):
-    """`number` unlabelled texts to pretrain on: each is two or three sentences of one label, joined by " . "."""
+def reviews(number: int, seed: int | Sequence[int]) -> list[str]:
+    """Return unlabelled texts to pretrain on: two or three sentences of one opinion, joined by full stops."""
     rng = np.random.default_rng(seed)
-    out = []
-    while len(out) < number:
-        label, parts = len(out) % 2, []
-        for _ in range(2 + rng.integers(2)):
-            text = _sentence(rng, label)
-            if text not in exclude:
-                parts.append(re.sub(r"\ba (?=[aeiou])", "an ", text))
-        out.append(" . ".join(parts))
-    return out
+    return [" . ".join(_sentence(rng, i % 2) for _ in range(2 + int(rng.integers(2)))) for i in range(number)]
 
 
-def vocabulary():
-    """Every word (and mark) that the grammar can write, in alphabetical order."""
-    found = set(_words(", ; : . and an"))
-    stack = [value for name, value in globals().items() if name.isupper() and name != "LENGTHS"]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            found.update(word for word in value.split() if "{" not in word)
-        else:
-            stack.extend(value.values() if isinstance(value, dict) else value)
-    return sorted(found)
+def vocabulary() -> list[str]:
+    """Return every word and mark that the grammar can write, in alphabetical order."""
+    lists = [*NEUTRAL.values(), *(words for kinds in BY_KIND.values() for words in kinds.values()), FORMS]
+    lists += [words for pair in (*POLAR.values(), ADJECTIVES, *OWN.values()) for words in pair]
+    found = {word for words in lists for entry in words for word in entry.split() if "{" not in word}
+    return sorted(found | {",", ";", ".", "and", "an"})
 
 
-if __name__ == "__main__":
-    for text, label in sentences(20, seed=0):
-        print(label, text)
+def _sentence(rng: np.random.Generator, label: int) -> str:
+    """One sentence of the label, of any length."""
+    kind = ("film", "book", "place")[rng.integers(3)]
+    shape = rng.random()
+    text = _clause(rng, kind, label)
+    if shape < AGREEING:
+        text += (" and ", " , ", " ; ")[rng.integers(3)] + _clause(rng, kind, label)
+    elif shape < AGREEING + CONTRAST:  # two clauses at odds, one of which decides
+        form = CONTRASTS[rng.integers(len(CONTRASTS))]
+        form = form.replace("{main}", text).replace("{other}", _clause(rng, kind, 1 - label))
+        text = _fill(rng, form, kind, label)
+    if rng.random() < ASIDE:  # a remark that says nothing about liking
+        remark = _fill(rng, ASIDES[kind][rng.integers(len(ASIDES[kind]))], kind, label)
+        text = f"{remark} ; {text}" if rng.random() < 0.5 else f"{text} ; {remark}"
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def _clause(rng: np.random.Generator, kind: str, label: int) -> str:
+    forms = NEGATED if rng.random() < NEGATION else CLAUSES
+    return _fill(rng, forms[rng.integers(len(forms))], kind, label)
+
+
+def _fill(rng: np.random.Generator, form: str, kind: str, label: int) -> str:
+    """Fill every slot of a form."""
+    return re.sub(r"{(\w+)}", lambda slot: _pick(rng, _choices(rng, slot[1], kind, label)), form)
+
+
+def _choices(rng: np.random.Generator, slot: str, kind: str, label: int) -> Sequence[str]:
+    """The words for a slot: "a" takes an adjective of the clause's polarity, "z" one of the other."""
+    if slot in ("a", "z"):
+        return (OWN[kind] if rng.random() < OF_ONE_KIND else ADJECTIVES)[label if slot == "a" else 1 - label]
+    if slot in POLAR:
+        return POLAR[slot][label]
+    if slot in OPPOSITE:
+        return OPPOSITE[slot][1 - label]
+    return BY_KIND[slot][kind] if slot in BY_KIND else NEUTRAL[slot]
+
+
+def _pick(rng: np.random.Generator, items: Sequence[str]) -> str:
+    """One item; item k is drawn with a frequency that falls like 1 / (k + 6), so that the last words are rare."""
+    odds = 1.0 / (np.arange(len(items)) + 6.0)
+    return items[int(np.searchsorted(np.cumsum(odds), rng.random() * odds.sum()))]

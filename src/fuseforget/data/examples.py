@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,9 +58,7 @@ class Examples:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def read_examples(
-    source: str | Path, *, split: str = "validation", text: str | None = None, label: str = "label"
-) -> Examples:
+def read_examples(source: str | Path, *, split: str = "validation", text: str | None = None, label: str = "label") -> Examples:
     """Read labelled texts.
 
     Args:
@@ -118,7 +116,7 @@ def find_source(source: str | Path, split: str) -> Path | None:
     return None
 
 
-def _read_delimited(path: Path, delimiter: str, quoting: int) -> Table:
+def _read_delimited(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Table:
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter, quoting=quoting)
         header = next(reader, [])

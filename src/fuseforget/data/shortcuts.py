@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -242,10 +243,7 @@ def save_shortcut_data(data: ShortcutData, directory: Path) -> None:
     parts = {"train": data.train, "synthetic": data.synthetic, "original": data.original}
     for name, part in parts.items():
         if part is not None:
-            rows = (
-                json.dumps({"text": t, "label": y}, ensure_ascii=False)
-                for t, y in zip(part.texts, part.labels, strict=True)
-            )
+            rows = (json.dumps({"text": t, "label": y}, ensure_ascii=False) for t, y in zip(part.texts, part.labels, strict=True))
             (directory / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     description = {
         "kind": "shortcuts",
@@ -261,18 +259,14 @@ def load_shortcut_data(directory: str | Path) -> ShortcutData:
     """Read what :func:`save_shortcut_data` wrote."""
     path = Path(directory)
     if not (path / "dataset.json").is_file():
-        raise InputError(
-            str(directory), expected="a data set made by `fuseforget data` (dataset.json)", found="no such file"
-        )
+        raise InputError(str(directory), expected="a data set made by `fuseforget data` (dataset.json)", found="no such file")
     try:
         description = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in description["settings"].items()}
         names = tuple(description["label_names"])
         made = ShortcutSettings(**settings)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            str(path / "dataset.json"), expected="settings of a shortcut data set", found=repr(error)
-        ) from error
+        raise InputError(str(path / "dataset.json"), expected="settings of a shortcut data set", found=repr(error)) from error
     parts = {
         name: Examples(part.texts, part.labels, names)
         for name in ("train", "synthetic", "original")

@@ -45,7 +45,8 @@ class Metric:
 
 
 def _correct(logits: Array, labels: Array) -> npt.NDArray[np.float64]:
-    return (logits.argmax(axis=1) == labels).astype(np.float64)
+    right: npt.NDArray[np.float64] = (logits.argmax(axis=1) == labels).astype(np.float64)
+    return right
 
 
 METRICS = {
@@ -94,9 +95,7 @@ def measure(probe: Probe, logits: npt.ArrayLike, *, seed: int = 0) -> Measuremen
     """Turn a model's logits (examples x labels) on a probe's texts into a measurement."""
     array = np.asarray(logits)
     if array.ndim != 2 or len(array) != len(probe.texts):
-        raise InputError(
-            f"probe {probe.name}", expected=f"logits for {len(probe.texts)} examples", found=f"shape {array.shape}"
-        )
+        raise InputError(f"probe {probe.name}", expected=f"logits for {len(probe.texts)} examples", found=f"shape {array.shape}")
     if not np.isfinite(array).all():
         raise InputError(f"probe {probe.name}", expected="finite logits", found="NaN or infinity: the model is broken")
     if max(probe.labels) >= array.shape[1]:

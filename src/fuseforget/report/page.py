@@ -48,9 +48,7 @@ def write_report(runs: list[str | Path], out: str | Path) -> Path:
         partial.write_text(page, encoding="utf-8")
         partial.rename(target)
     except OSError as error:
-        raise OutputError(
-            str(out), expected="a place that can be written", found=error.strerror or str(error)
-        ) from error
+        raise OutputError(str(out), expected="a place that can be written", found=error.strerror or str(error)) from error
     return target
 
 
@@ -121,9 +119,7 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
     for r in records:
         if r["kind"] == "measurement":
             where = r.get("model") or f"{r['path']} at {', '.join(f'{w:g}' for w in r['weights'])}"
-            rows.append(
-                [where, r["probe"], r["metric"], f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", str(r["n"])]
-            )
+            rows.append([where, r["probe"], r["metric"], f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", str(r["n"])])
     table = Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows)
     return f"<h1>{escape(description['command'])}</h1>{_table(table)}{_repeat(run, description)}"
 
@@ -140,7 +136,8 @@ def _repeat(run: Path, description: Record) -> str:
     return (
         "<h2>How to repeat this</h2>"
         f"<pre>{escape(repeat_command(description))}</pre>"
-        f"<details><summary>Settings, versions and hashes</summary><pre>{escape(json.dumps(description, indent=2))}</pre></details>"
+        "<details><summary>Settings, versions and hashes</summary>"
+        f"<pre>{escape(json.dumps(description, indent=2))}</pre></details>"
         f"<p class=note>Records: {escape(run.name)}/records.jsonl; figures as PNG and PDF: {escape(run.name)}/figures/.</p>"
     )
 

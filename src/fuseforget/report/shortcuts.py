@@ -106,9 +106,7 @@ def _accuracy_table(rules: list[str], models: list[str], at: dict[tuple[str, str
     )  # fmt: skip
 
 
-def _retention_table(
-    rules: list[str], at: dict[tuple[str, str], Record], retained: dict[tuple[str, str], Record]
-) -> Table:
+def _retention_table(rules: list[str], at: dict[tuple[str, str], Record], retained: dict[tuple[str, str], Record]) -> Table:
     rows = []
     for rule in (*rules, "mean"):
         known = at.get((rule, rule))
@@ -159,9 +157,7 @@ def _training_table(trained: list[Record]) -> Table:
     return Table("Training", header, rows)
 
 
-def _headline(
-    rules: list[str], at: dict[tuple[str, str], Record], retained: dict[tuple[str, str], Record]
-) -> list[str]:
+def _headline(rules: list[str], at: dict[tuple[str, str], Record], retained: dict[tuple[str, str], Record]) -> list[str]:
     if any((m, p) not in at for m in (*rules, "fused") for p in (*rules, "task")) or ("fused", "mean") not in retained:
         return []
     own = [at[rule, rule]["value"] for rule in rules]
@@ -185,21 +181,15 @@ def _claims(
         fused, full = retained["fused", "mean"], retained["full", "mean"]
         seen = "seen" if fused["high"] <= 0.25 else ("in part" if fused["high"] < 1 else "not seen")
         rows.append(["Fig. 4: the fused model forgets the shortcuts", f"mean retention {_cell(fused)}", seen])
-        verdict = (
-            "seen" if fused["high"] < full["low"] else ("in part" if fused["value"] < full["value"] else "not seen")
-        )
+        verdict = "seen" if fused["high"] < full["low"] else ("in part" if fused["value"] < full["value"] else "not seen")
         rows.append(["Fig. 4: training on the combined data forgets less", f"full {_cell(full)}", verdict])
     specialists = [r for r in compared if r["second"] in rules]
     if specialists:
         better = [r for r in specialists if r["difference"] > 0 and r["p_holm"] < 0.05]
         worse = [r for r in specialists if r["difference"] < 0 and r["p_holm"] < 0.05]
-        found = (
-            f"better than {len(better)} of {len(specialists)} specialists (p < .05, corrected), worse than {len(worse)}"
-        )
+        found = f"better than {len(better)} of {len(specialists)} specialists (p < .05, corrected), worse than {len(worse)}"
         verdict = "seen" if len(better) == len(specialists) else ("not seen" if worse or not better else "in part")
-        rows.append(
-            ["Fig. 4: the fused model is significantly better at the task than each specialist", found, verdict]
-        )
+        rows.append(["Fig. 4: the fused model is significantly better at the task than each specialist", found, verdict])
     for path in paths(records):
         rows += _path_claim(path, {curve.label: curve for curve in curves(records, path)}, at)
     return rows
@@ -207,9 +197,7 @@ def _claims(
 
 def _path_claim(path: str, found: dict[str, Curve], at: dict[tuple[str, str], Record]) -> list[list[str]]:
     names = path.split("-")
-    middle = {
-        label: min(zip(c.x, c.value, strict=True), key=lambda p: abs(p[0] - 0.5))[1] for label, c in found.items()
-    }
+    middle = {label: min(zip(c.x, c.value, strict=True), key=lambda p: abs(p[0] - 0.5))[1] for label, c in found.items()}
     if "random" in names or any(title(name) not in middle for name in (*names, "task")):
         return []
     ends = [found["task"].value[0], found["task"].value[-1]]

@@ -210,14 +210,10 @@ def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData],
     if any("random" in pair for pair in settings.pairs) and not (run.path / "models" / "random").is_dir():
         models = run.path / "models"
         specialists = [open_checkpoint(models / rule) for rule in settings.rules]
-        random_like(
-            open_checkpoint(models / "start"), specialists, models / "start", models / "random", seed=settings.seed
-        )
+        random_like(open_checkpoint(models / "start"), specialists, models / "start", models / "random", seed=settings.seed)
 
 
-def _train_one(
-    run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say
-) -> None:
+def _train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
     model = run.path / "models" / name
     if not model.is_dir():
         train(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
@@ -270,9 +266,7 @@ def _interpolate(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData
 def _conclude(run: Run, settings: ShortcutStudy) -> None:
     """Derive retention, tests and the bound of Eq. 2 from the measurements' per-example values."""
     values = {
-        (r["model"], r["probe"]): decode_values(r["values"])
-        for r in run.records
-        if r["kind"] == "measurement" and "model" in r
+        (r["model"], r["probe"]): decode_values(r["values"]) for r in run.records if r["kind"] == "measurement" and "model" in r
     }
     for model in ("fused", "full"):
         triples = []

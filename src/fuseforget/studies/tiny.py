@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ class TinyBase:
     pretraining_epochs: int = 2
     pretraining_batch: int = 64
     pretraining_rate: float = 2e-3
-    train: TrainSettings = TrainSettings(max_epochs=6, min_epochs=2, learning_rate=5e-4, batch_size=32, warmup=0.1)
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(max_epochs=6, min_epochs=2, learning_rate=5e-4, batch_size=32, warmup=0.1)
+    )
 
 
 TINY_BASE = TinyBase()

@@ -1,0 +1,75 @@
+"""Small checkpoints and data sets that tests build for themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+WORDS = "a b c good bad film the is not very plot dull moving synthetic synt".split()
+Tensors = dict[str, torch.Tensor]
+
+
+def write_raw(directory: Path, tensors: Tensors, **config: object) -> Path:
+    """A checkpoint of arbitrary tensors, with a minimal config."""
+    directory.mkdir(parents=True)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"], **config}))
+    return directory
+
+
+def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> Tensors:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"a.weight": (7, 5), "b.weight": (3, 4, 2), "b.bias": (11,), "scale": (), "empty": (0, 3)}
+    tensors = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+    return {**tensors, "positions": torch.arange(6)}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Callable[..., Path]:
+    """Write a checkpoint of random (or given) tensors under the test's directory."""
+
+    def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, tensors: Tensors | None = None, **config: object) -> Path:
+        return write_raw(tmp_path / name, random_tensors(seed, dtype) if tensors is None else tensors, **config)
+
+    return make
+
+
+def make_bert(directory: Path, seed: int = 0, labels: int = 2, hidden: int = 16) -> Path:
+    """A tiny BERT classifier with a word-level tokenizer, saved as transformers does."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=40,
+    )  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=40, num_labels=labels, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(directory)
+    fast.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Callable[..., Path]:
+    """Write a tiny BERT classifier under the test's directory."""
+    return lambda name, **options: make_bert(tmp_path / name, **options)
