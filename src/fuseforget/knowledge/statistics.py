@@ -28,6 +28,7 @@ __all__ = [
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+MOST_UNDEFINED = 0.01
 Values = npt.NDArray[np.float64]
 
 
@@ -134,6 +135,7 @@ def retention(fused: npt.ArrayLike, specialist: npt.ArrayLike, control: npt.Arra
 def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], *, seed: int = 0) -> Interval:
     """Return the mean of :func:`retention` over several pieces of knowledge, each with examples of its own."""
     points, draws, n = [], [], 0
+    known = np.ones(RESAMPLES, dtype=bool)
     for number, triple in enumerate(triples):
         values = _array(triple)
         fused, specialist, control = values.mean(axis=1)
@@ -144,10 +146,19 @@ def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.Arr
         points.append((fused - control) / (specialist - control))
         # Another stream for each piece: their examples are resampled independently.
         means = resampled_means(values, seed=seed + number)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            draws.append((means[:, 0] - means[:, 2]) / (means[:, 1] - means[:, 2]))
+        gap = means[:, 1] - means[:, 2]
+        known &= gap > 0
+        draws.append((means[:, 0] - means[:, 2]) / np.where(gap > 0, gap, np.nan))
         n += values.shape[1]
-    low, high = _quantiles(np.mean(draws, axis=0))
+    # A resample in which the specialist is not above the control has no retention; few such leave the interval sound.
+    if known.mean() < 1 - MOST_UNDEFINED:
+        raise InputError(
+            "retention",
+            expected=f"a specialist above the control in {1 - MOST_UNDEFINED:.0%} of resamples",
+            found=f"{known.mean():.1%}",
+            action="Use more examples, or a specialist that learned more.",
+        )
+    low, high = _quantiles(np.mean(draws, axis=0)[known])
     return Interval(float(np.mean(points)), low, high, n)
 
 

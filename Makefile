@@ -1,0 +1,35 @@
+# Each target does all the set-up it needs on a fresh machine: a virtual environment and the pinned dependencies.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test real lint types docs constraints tiny-base clean
+
+demo: .venv/installed  ## The main job: fuse specialists, see the shortcuts go and the task stay
+	$(BIN)/fuseforget demo -o runs/demo
+
+test: .venv/installed  ## All tests that need neither ../shared/data nor many minutes
+	$(BIN)/python -m pytest
+
+real: .venv/installed  ## Tests on real models and data (../shared/data); skipped with the reason where it is absent
+	$(BIN)/python -m pytest -m real
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+docs: .venv/installed  ## The README's commands, run, and their output compared with what it shows
+	$(BIN)/python -m pytest -m docs tests/test_docs.py
+
+tiny-base: .venv/installed  ## Pretrain the demo's base again (about ten minutes)
+	$(BIN)/python -m fuseforget.studies.tiny
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,249 @@
+"""Models: the start, whole-word tokens, batched prediction, weights in place, training and its resumption."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, make_bert
+from safetensors.torch import load_file
+
+from fuseforget import path, probe
+from fuseforget.checkpoint import file_sha256, open_checkpoint
+from fuseforget.data import DEFAULT_TOKENS, Examples
+from fuseforget.errors import InputError
+from fuseforget.fuse import fuse
+from fuseforget.knowledge import Probe
+from fuseforget.models import add_word_tokens, encode_batches, load_classifier, predict, prepare_start, random_like, set_weights
+from fuseforget.paths import points
+from fuseforget.records import read_records
+from fuseforget.train import TrainSettings, train
+
+
+def some_texts(count: int, seed: int = 0) -> tuple[str, ...]:
+    rng = np.random.default_rng(seed)
+    return tuple(" ".join(rng.choice(WORDS, size=rng.integers(1, 20))) for _ in range(count))
+
+
+def labelled(count: int, seed: int = 0) -> Examples:
+    """A task that a tiny model learns: is "good" in the text?"""
+    texts = some_texts(count, seed)
+    return Examples(texts, tuple(int("good" in text.split()) for text in texts), ("no", "yes"))
+
+
+def test_added_tokens_match_whole_words_only(bert):
+    classifier = load_classifier(bert("m"))
+    add_word_tokens(classifier, ["zeroa", "taux"], seed=0)
+    tokens = [t.strip() for t in classifier.tokenizer.tokenize("zeroa synthetic zeroable taux")]
+    assert tokens == ["zeroa", "synthetic", "[UNK]", "taux"]
+
+
+def test_a_token_that_is_part_of_a_word_leaves_the_word_alone(tmp_path):
+    """The published code adds "synt" so that "synthetic" falls apart; here it stays one word."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    base = make_bert(tmp_path / "m")
+    pieces = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "synthetic", "a", "b", "##he", "##tic", "t"])}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(base)
+    classifier = load_classifier(base)
+    add_word_tokens(classifier, ["synt"], seed=0)
+    found = [t.strip() for t in classifier.tokenizer.tokenize("a synthetic synt b Synthetic")]
+    assert found == ["a", "synthetic", "synt", "b", "synthetic"]
+
+
+def test_a_byte_level_tokenizer_takes_the_space_with_the_word(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(some_texts(50), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    config = RobertaConfig(
+        vocab_size=len(fast), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=66
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    fast.save_pretrained(tmp_path / "m")
+    classifier = load_classifier(tmp_path / "m")
+    add_word_tokens(classifier, ["tauzero"], seed=0)
+    plain, added = (classifier.tokenizer.tokenize(text) for text in ("good film", "good tauzero film"))
+    assert len(added) == len(plain) + 1
+    long = encode_batches(classifier, ["good film " * 200])[0]
+    assert predict(classifier.model, [long]).shape == (1, 2)  # cut to the 64 positions that RoBERTa can use
+
+
+def test_the_start_depends_on_its_seed_alone(bert, tmp_path):
+    base = bert("base")
+    options = {"tokens": DEFAULT_TOKENS, "label_names": ("no", "yes")}
+    prepare_start(base, tmp_path / "one", seed=7, **options)
+    torch.manual_seed(99)
+    prepare_start(base, tmp_path / "two", seed=7, **options)
+    prepare_start(base, tmp_path / "three", seed=8, **options)
+    one, two, three = (file_sha256(tmp_path / n / "model.safetensors") for n in ("one", "two", "three"))
+    assert one == two != three
+    embeddings = [open_checkpoint(tmp_path / n)["bert.embeddings.word_embeddings.weight"] for n in ("one", "three")]
+    assert embeddings[0][:-3].equal(embeddings[1][:-3])
+    assert not embeddings[0][-3:].equal(embeddings[1][-3:])
+
+
+def test_batched_prediction_is_that_of_one_text_at_a_time(bert):
+    classifier = load_classifier(bert("m"))
+    texts = some_texts(60)
+    batches = encode_batches(classifier, texts, token_budget=100)
+    assert len(batches) > 3
+    assert all(b.input_ids.numel() <= 100 for b in batches)
+    found = predict(classifier.model, batches, exact=True)
+    with torch.no_grad():
+        alone = [classifier.model(**classifier.tokenizer(t, return_tensors="pt")).logits[0].numpy() for t in texts]
+    np.testing.assert_allclose(found, np.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_fast_and_exact_arithmetic_agree_on_the_labels(bert):
+    classifier = load_classifier(bert("m"))
+    batches = encode_batches(classifier, some_texts(200))
+    fast, exact = (predict(classifier.model, batches, exact=exact) for exact in (False, True))
+    np.testing.assert_allclose(fast, exact, atol=0.02)
+
+
+def test_unknown_weights_are_refused(bert):
+    with pytest.raises(InputError, match="nothing"):
+        set_weights(load_classifier(bert("m")).model, {"nothing": torch.zeros(1)})
+
+
+def test_a_model_without_a_head_is_refused(raw):
+    with pytest.raises(InputError, match="a sequence classifier"):
+        load_classifier(raw("m"))
+
+
+def test_a_path_measures_what_fused_checkpoints_would(bert, tmp_path):
+    models = [bert("a", seed=1), bert("b", seed=2)]
+    examples = labelled(80)
+    probes = [Probe("task", examples.texts, examples.labels)]
+    for method in ("average", "slerp"):
+        run = path(models, probes, tmp_path / method, steps=4, method=method, exact=True)
+        assert [r["weights"] for r in run] == [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]
+        fuse(models, tmp_path / f"{method}-fused", method, [0.25, 0.75])
+        alone = probe([tmp_path / f"{method}-fused"], probes, exact=True)
+        assert alone[0]["values"] == run[3]["values"]
+        assert 0 < alone[0]["value"] < 1
+
+
+def test_a_path_resumes_without_doing_finished_work_again(bert, tmp_path, monkeypatch):
+    models = [bert("a", seed=1), bert("b", seed=2)]
+    examples = labelled(40)
+    probes = [Probe("task", examples.texts, examples.labels)]
+    whole = path(models, probes, tmp_path / "run", steps=4)
+    file = tmp_path / "run/records.jsonl"
+    undisturbed = file.read_bytes()
+    file.write_bytes(b"".join(undisturbed.splitlines(keepends=True)[:3]) + b'{"torn')
+    import fuseforget.sweep as sweep
+
+    asked = []
+    ask = sweep.Resident.ask
+    monkeypatch.setattr(sweep.Resident, "ask", lambda self, name: asked.append(name) or ask(self, name))
+    assert path(models, probes, tmp_path / "run", steps=4) == whole
+    assert len(asked) == 2
+    assert file.read_bytes() == undisturbed
+    with pytest.raises(InputError, match="steps 5, before 4"):
+        path(models, probes, tmp_path / "run", steps=5)
+
+
+def test_points_cover_a_simplex():
+    assert points(2, 2) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    triangle = points(3, 10)
+    assert len(set(triangle)) == 66
+    assert all(abs(sum(p) - 1) < 1e-12 and min(p) >= 0 for p in triangle)
+
+
+def test_the_random_model_is_as_far_from_the_start_as_the_specialists(bert, tmp_path):
+    start, specialists = bert("start"), [bert("a", seed=1), bert("b", seed=2)]
+    opened = [open_checkpoint(s) for s in specialists]
+    random_like(open_checkpoint(start), opened, start, tmp_path / "random", seed=0)
+    base, random = open_checkpoint(start), open_checkpoint(tmp_path / "random")
+    for name in ("classifier.weight", "bert.encoder.layer.0.attention.self.query.weight"):
+        expected = np.mean([float((s[name] - base[name]).norm()) for s in opened])
+        assert float((random[name] - base[name]).norm()) == pytest.approx(expected, rel=1e-4)
+
+
+SETTINGS = TrainSettings(max_epochs=4, min_epochs=1, stop_above=0.95, learning_rate=5e-3, batch_size=16)
+
+
+def test_training_learns_and_stops_early(bert, tmp_path):
+    start = bert("start", seed=0)
+    held_out = labelled(100, seed=1)
+    lines = []
+    result = train(start, labelled(600), tmp_path / "m", SETTINGS, monitor=held_out, say=lines.append)
+    assert result.monitored[-1] > 0.95
+    assert result.epochs == len(result.monitored) == len(lines) < 4
+    found = predict(load_classifier(tmp_path / "m").model, encode_batches(load_classifier(start), held_out.texts))
+    assert (found.argmax(axis=1) == np.array(held_out.labels)).mean() == pytest.approx(result.monitored[-1], abs=0.02)
+    made = json.loads((tmp_path / "m/fuseforget.json").read_text())
+    assert made["result"]["epochs"] == result.epochs
+    assert not list(tmp_path.glob(".m.training"))
+    with pytest.raises(InputError, match="existing model"):
+        train(start, labelled(60), tmp_path / "m", SETTINGS)
+
+
+def test_training_repeats_to_the_bit(bert, tmp_path):
+    start = bert("start")
+    settings = TrainSettings(max_epochs=1, learning_rate=1e-3)
+    for name in ("one", "two"):
+        train(start, labelled(100), tmp_path / name, settings)
+    assert file_sha256(tmp_path / "one/model.safetensors") == file_sha256(tmp_path / "two/model.safetensors")
+
+
+def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
+    start = bert("start")
+    settings = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=1e-3, batch_size=8)
+    train(start, labelled(400), tmp_path / "undisturbed", settings)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_models import *\n"
+        "s = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=1e-3, batch_size=8)\n"
+        "train(sys.argv[2], labelled(400), sys.argv[3], s)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), start, tmp_path / "m"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    saved = tmp_path / ".m.training" / "checkpoint-50" / "trainer_state.json"
+    while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert saved.is_file()
+    assert not (tmp_path / "m").exists()
+    lines = []
+    result = train(start, labelled(400), tmp_path / "m", settings, say=lines.append)
+    assert result.epochs == 3
+    assert len(lines) < 3
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("undisturbed", "m"))
+    assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"min_epochs": 5}, "min_epochs"), ({"learning_rate": -1.0}, "learning rate"),
+    ({"batch_size": 0}, "batch size"), ({"precision": "int8"}, "precision"),
+])  # fmt: skip
+def test_bad_training_settings_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**change)
+
+
+def test_probing_keeps_its_records(bert, tmp_path):
+    examples = labelled(40)
+    found = probe([bert("a")], [Probe("task", examples.texts, examples.labels)], tmp_path / "run")
+    assert read_records(tmp_path / "run") == found
+    assert found[0]["low"] <= found[0]["value"] <= found[0]["high"]

@@ -1,0 +1,70 @@
+"""The house's rules: who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "src" / "fuseforget"
+ALL = {p.stem if p.suffix else p.name for p in ROOT.iterdir() if not p.name.startswith("_")}
+# Down the table only. Besides what the table names, sweep and paths read probes' data and write records.
+MAY_IMPORT = {
+    "errors": set(),
+    "checkpoint": {"errors"},
+    "methods": {"errors"},
+    "knowledge": {"errors"},
+    "data": {"errors"},
+    "records": {"errors"},
+    "fuse": {"errors", "checkpoint", "methods"},
+    "models": {"errors", "checkpoint"},
+    "train": {"errors", "checkpoint", "models", "data"},
+    "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records"},
+    "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records", "sweep"},
+    "studies": ALL - {"cli", "report", "studies"},
+    "report": {"errors", "records"},
+    "cli": ALL,
+}
+
+
+def imports_of(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "fuseforget" else [node.module or ""]
+        found |= {name.split(".")[1] for name in names if name.startswith("fuseforget.")}
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_go_down_the_table(room):
+    files = [ROOT / f"{room}.py"] if (ROOT / f"{room}.py").is_file() else sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        assert imports_of(file) - {room} <= MAY_IMPORT[room], file
+
+
+def test_every_room_is_in_the_table():
+    assert ALL - {"py"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("command", [["--help"], ["methods"], ["fuse", "--help"], ["study", "--help"]])
+def test_help_and_methods_do_not_import_torch(command):
+    code = (
+        "import sys\nsys.argv = ['fuseforget', *sys.argv[1:]]\n"
+        "from fuseforget.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True)
+
+
+def test_the_report_does_without_torch():
+    code = "import sys, fuseforget.report\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
