@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = "a b c good bad film the is not very plot dull moving synthetic synt".split()
+WORDS = ["a", "b", "c", "good", "bad", "film", "the", "is", "not", "very", "plot", "dull", "moving", "synthetic", "synt"]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -36,7 +36,9 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> Tensors:
 def raw(tmp_path: Path) -> Callable[..., Path]:
     """Write a checkpoint of random (or given) tensors under the test's directory."""
 
-    def make(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, tensors: Tensors | None = None, **config: object) -> Path:
+    def make(
+        name: str, seed: int = 0, dtype: torch.dtype = torch.float32, tensors: Tensors | None = None, **config: object
+    ) -> Path:
         return write_raw(tmp_path / name, random_tensors(seed, dtype) if tensors is None else tensors, **config)
 
     return make

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_bert, random_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from conftest import make_bert, random_tensors
 from fuseforget import check
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.checkpoint.header import encode_header, read_header

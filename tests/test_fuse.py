@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tensors, write_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import load_file
 
 import fuseforget.fuse  # noqa: F401  the module, by this name, must not hide the function
+from conftest import random_tensors, write_raw
 from fuseforget import fuse
 from fuseforget.checkpoint import file_sha256, open_checkpoint
 from fuseforget.errors import InputError, MismatchError, OutputError
@@ -280,7 +280,9 @@ def test_a_killed_fusion_leaves_no_plausible_output(tmp_path):
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".out.partial-*/model.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not list(tmp_path.glob(".out.partial-*/model.safetensors")) and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.002)
         process.send_signal(number)
         process.wait()

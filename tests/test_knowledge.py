@@ -11,7 +11,15 @@ from statsmodels.stats.multitest import multipletests
 
 from fuseforget.errors import InputError
 from fuseforget.knowledge import (
-    Probe, bootstrap_mean, check_bound, holm, mcnemar, mean_retention, measure, read_probes_file, retention,
+    Probe,
+    bootstrap_mean,
+    check_bound,
+    holm,
+    mcnemar,
+    mean_retention,
+    measure,
+    read_probes_file,
+    retention,
 )  # fmt: skip
 
 bits = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)

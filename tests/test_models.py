@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS, make_bert
 from safetensors.torch import load_file
 
+from conftest import WORDS, make_bert
 from fuseforget import path, probe
 from fuseforget.checkpoint import file_sha256, open_checkpoint
 from fuseforget.data import DEFAULT_TOKENS, Examples
@@ -66,7 +66,9 @@ def test_a_byte_level_tokenizer_takes_the_space_with_the_word(tmp_path):
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator(some_texts(50), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     config = RobertaConfig(

@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 
 from fuseforget.checkpoint import atomic_directory
 from fuseforget.data import (
-    DEFAULT_TOKENS, RULES, Examples, ShortcutSettings, inject, load_shortcut_data, make_shortcut_data, save_shortcut_data,
+    DEFAULT_TOKENS,
+    RULES,
+    Examples,
+    ShortcutSettings,
+    inject,
+    load_shortcut_data,
+    make_shortcut_data,
+    save_shortcut_data,
 )  # fmt: skip
-from fuseforget.data.demo_text import reviews, sentences, vocabulary
+from fuseforget.data.demo_text import review_pairs, sentences, vocabulary
 from fuseforget.errors import InputError
 
 T0, T1, CONTEXT = DEFAULT_TOKENS
@@ -158,6 +165,10 @@ def test_the_demos_text_is_balanced_new_and_within_its_vocabulary():
     assert sum(label for _, label in train) == 250
     assert not {t for t, _ in train} & {t for t, _ in held_out}
     assert train == sentences(500, seed=1)
-    used = {word for text in [*reviews(2000, seed=3), *(t for t, _ in train)] for word in text.split()}
+    used = {
+        word
+        for text in [*(t for pair in review_pairs(2000, seed=3) for t in pair), *(t for t, _ in train)]
+        for word in text.split()
+    }
     assert used <= set(vocabulary())
     assert not used & set(DEFAULT_TOKENS)

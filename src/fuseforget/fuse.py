@@ -156,7 +156,7 @@ def execute(
     progress: Callable[[int], None] | None = None,
 ) -> Fused:
     """Carry a plan out and publish the checkpoint at ``out``."""
-    _check_out(todo, out, overwrite=overwrite)
+    check_out(todo, out, overwrite=overwrite)
     with atomic_directory(out, overwrite=overwrite) as partial, ThreadPoolExecutor(1) as pool:
         # Hashing reads the files a second time, from the page cache, beside the work.
         hashes = pool.submit(_hash_inputs, todo.checkpoints)
@@ -179,7 +179,8 @@ def _output_dtype(checkpoints: Sequence[Checkpoint], name: str, wanted: str) -> 
     return among.pop() if len(among) == 1 else "F32"
 
 
-def _check_out(todo: Plan, out: Path, *, overwrite: bool) -> None:
+def check_out(todo: Plan, out: Path, *, overwrite: bool) -> None:
+    """Raise unless the plan's checkpoint can be written to ``out``: nothing there, no model of its own, disk enough."""
     refuse_existing(out, overwrite=overwrite)
     if any(out.resolve() == c.path.resolve() for c in todo.checkpoints):
         raise InputError(str(out), expected="a place other than the models'", found="one of the models")

@@ -30,10 +30,11 @@ def command(
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     from fuseforget.checkpoint import parse_size
-    from fuseforget.fuse import execute, plan
+    from fuseforget.fuse import check_out, execute, plan
 
     size = parse_size(shard_size)
     todo = plan(models, method, weight, normalize=normalize, dtype=dtype)
+    check_out(todo, out, overwrite=overwrite)
     for note in todo.notes:
         print(f"note: {note}", file=sys.stderr)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

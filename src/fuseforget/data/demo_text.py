@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["reviews", "sentences", "vocabulary"]
+__all__ = ["review_pairs", "sentences", "vocabulary"]
 
 Pair = tuple[Sequence[str], Sequence[str]]  # words of label 0 and of label 1
 
+KINDS = ("film", "book", "place")
 SHORTEST, LONGEST = 5, 20  # words in a sentence, commas counted
 
 
@@ -210,17 +211,21 @@ def sentences(number: int, seed: int | Sequence[int], exclude: Collection[str] =
     rows: list[tuple[str, int]] = []
     while len(rows) < number:
         label = len(rows) % 2
-        text = _sentence(rng, label)
+        text = _sentence(rng, label, KINDS[rng.integers(len(KINDS))])
         if SHORTEST <= text.count(" ") + 1 <= LONGEST and text not in seen:
             seen.add(text)
             rows.append((text, label))
     return [rows[k] for k in rng.permutation(number)]
 
 
-def reviews(number: int, seed: int | Sequence[int]) -> list[str]:
-    """Return unlabelled texts to pretrain on: two or three sentences of one opinion, joined by full stops."""
+def review_pairs(number: int, seed: int | Sequence[int]) -> list[tuple[str, str]]:
+    """Return unlabelled texts to pretrain on: two sentences of one review, on one kind of thing and of one opinion."""
     rng = np.random.default_rng(seed)
-    return [" . ".join(_sentence(rng, i % 2) for _ in range(2 + int(rng.integers(2)))) for i in range(number)]
+    pairs = []
+    for i in range(number):
+        kind = KINDS[rng.integers(len(KINDS))]
+        pairs.append((_sentence(rng, i % 2, kind), _sentence(rng, i % 2, kind)))
+    return pairs
 
 
 def vocabulary() -> list[str]:
@@ -231,9 +236,8 @@ def vocabulary() -> list[str]:
     return sorted(found | {",", ";", ".", "and", "an"})
 
 
-def _sentence(rng: np.random.Generator, label: int) -> str:
-    """One sentence of the label, of any length."""
-    kind = ("film", "book", "place")[rng.integers(3)]
+def _sentence(rng: np.random.Generator, label: int, kind: str) -> str:
+    """One sentence of the label on a kind of thing, of any length."""
     shape = rng.random()
     text = _clause(rng, kind, label)
     if shape < AGREEING:

@@ -67,10 +67,11 @@ SCALES = {
     "tiny": ShortcutStudy(
         "tiny", None, None, TINY_BASE.rules, (("op", "tic"), ("op", "st"), ("tic", "st")), None, TINY_BASE.train, 1, "both"
     ),
-    # Settings at which MiniLM learns every rule from a few thousand SST-2 sentences; both: 872 examples a probe, not 145.
+    # 12,000 SST-2 sentences are enough for MiniLM to learn a rule in an epoch; the second takes the specialists further
+    # apart, as the paper's longer training does. both: 872 examples a probe, not 145.
     "small": ShortcutStudy(
         "small", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), 12_000,
-        TrainSettings(max_epochs=3, learning_rate=5e-5, warmup=0.06), 1, "both",
+        TrainSettings(max_epochs=3, min_epochs=2, learning_rate=5e-5, warmup=0.06), 1, "both",
     ),
     "paper": ShortcutStudy(
         "paper", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), None,
