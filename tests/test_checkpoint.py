@@ -60,7 +60,7 @@ def test_shards_are_one_mapping(tmp_path):
     (whole / "config.json").write_text("{}")
     assert open_checkpoint(whole)["b.bias"].equal(tensors["b.bias"])
     (whole / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(InputError, match="model-00002-of-00002.safetensors missing"):
+    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors missing"):
         open_checkpoint(whole)
 
 

@@ -32,7 +32,7 @@ def some_texts(count: int, seed: int = 0) -> tuple[str, ...]:
 
 
 def labelled(count: int, seed: int = 0) -> Examples:
-    """A task that a tiny model learns: is "good" in the text?"""
+    """Texts with a task that a tiny model learns: whether "good" is in them."""
     texts = some_texts(count, seed)
     return Examples(texts, tuple(int("good" in text.split()) for text in texts), ("no", "yes"))
 
@@ -66,13 +66,13 @@ def test_a_byte_level_tokenizer_takes_the_space_with_the_word(tmp_path):
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "<pad>", "</s>"], initial_alphabet=alphabet)
     tokenizer.train_from_iterator(some_texts(50), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
     config = RobertaConfig(
-        vocab_size=len(fast), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=66
+        vocab_size=len(fast), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=66,
     )  # fmt: skip
     RobertaForSequenceClassification(config).save_pretrained(tmp_path / "m")
     fast.save_pretrained(tmp_path / "m")

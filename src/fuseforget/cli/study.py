@@ -74,4 +74,4 @@ def _show(run: Path, as_json: bool) -> None:
             print()
     for line in summary.headline:
         print(line)
-    print(f"Report: {page.absolute()}")
+    print(f"Report: {page}")

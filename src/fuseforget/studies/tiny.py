@@ -111,7 +111,8 @@ def _pretrain(model: Any, tokenizer: Any, seed: int, size: TinyBase) -> None:
             words = torch.nn.functional.cross_entropy(model.cls(hidden[masked]).float(), labels[masked])
             predicted = model.cls(hidden[:, 0]).float().log_softmax(-1).gather(1, following)  # texts x next words
             real = following != tokenizer.pad_token_id
-            return words - predicted[real].mean()
+            total: torch.Tensor = words - predicted[real].mean()
+            return total
 
     pairs = review_pairs(size.pretraining_reviews, seed=[seed, 3])
     first = tokenizer([a for a, _ in pairs], truncation=True)["input_ids"]
