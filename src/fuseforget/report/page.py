@@ -24,7 +24,7 @@ h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem;b
 .note{color:#55606e;font-size:.9rem;max-width:60rem}.warn{background:#fff6e5;border-left:4px solid #E69F00;padding:.6rem 1rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:.32rem .6rem;text-align:left;border-bottom:1px solid #e6eaef;vertical-align:top}th{background:#f7f9fb}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1.2rem}figure{margin:0}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1.2rem}figure{margin:0}.wide{grid-column:1/-1;max-width:60rem}
 figure svg{width:100%;height:auto}figcaption{font-size:.9rem;color:#333}
 pre{background:#f5f7f9;padding:.8rem;overflow-x:auto;font-size:.85rem}summary{cursor:pointer}
 """
@@ -86,22 +86,18 @@ def _shortcut_figures(run: Path, rules: list[str], records: list[Record]) -> str
     drawn = []
     if at:
         svg = figures.save(figures.draw_bars(rules, at), run / "figures" / "fig4-fused")
-        caption = "Fig. 4: what each model knows. Fused, the shortcuts fall to the control's level and the task stays."
-        drawn.append(
-            (
-                svg,
-                "Fig. 4: accuracy by shortcut for specialist, full, fused and control model, 95 % intervals.",
-                caption,
-            )
+        caption = (
+            "Fig. 4: accuracy of the shortcut's specialist (for the task: their mean), the full, the fused and the control model"
         )
+        drawn.append(f"<figure class=wide>{svg}<figcaption>{caption}; 95 % intervals.</figcaption></figure>")
     for path in shortcuts.paths(records):
-        ends = tuple(shortcuts.title(name) for name in path.split("-"))
+        first, second = (shortcuts.title(name) for name in path.split("-"))
         svg = figures.save(
-            figures.draw_curves(shortcuts.curves(records, path), (ends[0], ends[1])), run / "figures" / f"fig2-{path}"
+            figures.draw_curves(shortcuts.curves(records, path), (first, second)), run / "figures" / f"fig2-{path}"
         )
-        drawn.append((svg, f"Fig. 2: from {ends[0]} to {ends[1]}, bands are 95 % intervals.", ""))
-    cells = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for svg, caption, _ in drawn)
-    return f"<h2>Figures</h2><div class=figures>{cells}</div>" if drawn else ""
+        caption = f"Fig. 2: from {first} to {second}; bands are 95 % intervals."
+        drawn.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
+    return f"<h2>Figures</h2><div class=figures>{''.join(drawn)}</div>" if drawn else ""
 
 
 def _curve_table(records: list[Record], path: str) -> str:

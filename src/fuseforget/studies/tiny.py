@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from fuseforget.checkpoint import atomic_directory
@@ -17,6 +20,8 @@ from fuseforget.train import TrainSettings
 
 __all__ = ["TINY_BASE", "TinyBase", "make_tiny_base", "make_tiny_text"]
 
+WORD_SCALE = 0.08  # of a coordinate of a word vector
+NEXT_SENTENCE = 2.0  # weight of the next sentence's loss
 MOST_FOLLOWING = 32  # words of the next sentence that are predicted
 IGNORED = -100  # the collator's label of what is not masked
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -69,9 +74,14 @@ def make_tiny_base(out: Path, *, seed: int, size: TinyBase = TINY_BASE) -> None:
         initializer_range=0.06,  # about 1/sqrt(hidden): BERT's .02 is made for 768
         pad_token_id=tokenizer.pad_token_id,
     )
+    pairs = review_pairs(size.pretraining_reviews, seed=[seed, 3])
+    first, second = (tokenizer(list(texts), truncation=True)["input_ids"] for texts in zip(*pairs, strict=True))
     with seeded(seed):
         model = BertForMaskedLM(config)
-        _pretrain(model, tokenizer, seed, size)
+        vectors = word_vectors([a + b for a, b in zip(first, second, strict=True)], len(tokenizer), size.hidden)
+        with torch.no_grad():
+            model.bert.embeddings.word_embeddings.weight[len(SPECIAL_TOKENS) :] = torch.from_numpy(vectors)[len(SPECIAL_TOKENS) :]
+        _pretrain(model, tokenizer, first, second, seed, size)
     with atomic_directory(out) as partial, quiet():
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
@@ -91,7 +101,30 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=80, **roles)
 
 
-def _pretrain(model: Any, tokenizer: Any, seed: int, size: TinyBase) -> None:
+def word_vectors(reviews: Sequence[Sequence[int]], vocabulary: int, width: int) -> npt.NDArray[np.float32]:
+    """Return vectors of words from which of them share a review, to start pretraining from.
+
+    Eigenvectors of the pointwise mutual information between words, scaled by the roots of their eigenvalues (Levy and
+    Goldberg 2014); each vector has length one on ``WORD_SCALE`` a coordinate.
+    """
+    present = np.zeros((len(reviews), vocabulary), dtype=np.float32)  # reviews x words
+    for row, ids in enumerate(reviews):
+        present[row, list(ids)] = 1
+    together = present.T @ present + 1
+    often = np.diag(together)
+    information = np.clip(np.log(together * len(reviews) / np.outer(often, often)), -2, 2).astype(np.float64)
+    np.fill_diagonal(information, 0)
+    values, vectors = np.linalg.eigh(information)
+    strongest = np.argsort(-np.abs(values))[:width]
+    scaled = vectors[:, strongest] * np.sqrt(np.abs(values[strongest]))
+    # A random rotation spreads the strong directions over all coordinates, and so over all attention heads.
+    rotation, _ = np.linalg.qr(torch.randn(width, width, dtype=torch.float64).numpy())
+    unit = scaled / (np.linalg.norm(scaled, axis=1, keepdims=True) + 1e-9) @ rotation
+    result: npt.NDArray[np.float32] = (unit * WORD_SCALE * np.sqrt(width)).astype(np.float32)
+    return result
+
+
+def _pretrain(model: Any, tokenizer: Any, first: list[list[int]], second: list[list[int]], seed: int, size: TinyBase) -> None:
     """Two losses, each in nats a word: masked words, and the words of a review's next sentence from the first token.
 
     The second (a bag-of-words form of skip-thought, Kiros et al. 2015) gives the first token, which classification reads,
@@ -108,16 +141,15 @@ def _pretrain(model: Any, tokenizer: Any, seed: int, size: TinyBase) -> None:
             labels = inputs.pop("labels")
             hidden = model.bert(**inputs).last_hidden_state  # texts x tokens x hidden
             masked = labels != IGNORED
-            words = torch.nn.functional.cross_entropy(model.cls(hidden[masked]).float(), labels[masked])
+            masked_words = torch.nn.functional.cross_entropy(model.cls(hidden[masked]).float(), labels[masked])
             predicted = model.cls(hidden[:, 0]).float().log_softmax(-1).gather(1, following)  # texts x next words
-            real = following != tokenizer.pad_token_id
-            total: torch.Tensor = words - predicted[real].mean()
+            real = following != pad
+            total: torch.Tensor = masked_words - NEXT_SENTENCE * predicted[real].mean()
             return total
 
-    pairs = review_pairs(size.pretraining_reviews, seed=[seed, 3])
-    first = tokenizer([a for a, _ in pairs], truncation=True)["input_ids"]
-    second = tokenizer([b for _, b in pairs], add_special_tokens=False, truncation=True, max_length=MOST_FOLLOWING)["input_ids"]
-    following = [ids + [tokenizer.pad_token_id] * (MOST_FOLLOWING - len(ids)) for ids in second]
+    pad = tokenizer.pad_token_id
+    words = [ids[1:-1][:MOST_FOLLOWING] for ids in second]  # without [CLS] and [SEP]
+    following = [ids + [pad] * (MOST_FOLLOWING - len(ids)) for ids in words]
     rows = Dataset.from_dict({"input_ids": first, "following": following, "length": [len(ids) for ids in first]})
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
