@@ -15,6 +15,7 @@ from fuseforget.errors import InputError
 from fuseforget.records import read_records
 from fuseforget.report import write_report
 from fuseforget.studies.shortcuts import SCALES, run_shortcut_study, settings_for
+from fuseforget.studies.tiny import TINY_BASE as TINY_BASE_PATH
 from fuseforget.train import TrainSettings
 
 
@@ -99,3 +100,48 @@ def test_bad_choices_are_refused(tmp_path):
         settings_for("tiny", base="x")
     with pytest.raises(InputError, match="two or more different"):
         settings_for("tiny", rules=("op",))
+
+
+def test_the_shipped_base_fits_the_demos_text_and_is_small():
+    from fuseforget.data.demo_text import vocabulary
+    from fuseforget.models import load_classifier, tokenise
+    from fuseforget.studies.tiny import TINY_BASE
+
+    assert sum(file.stat().st_size for file in TINY_BASE.iterdir()) < 5_000_000
+    classifier = load_base(TINY_BASE)
+    assert classifier.tokenizer.unk_token_id not in {i for ids in tokenise(classifier, vocabulary()) for i in ids}
+    with pytest.raises(InputError, match="a sequence classifier"):
+        load_classifier(TINY_BASE)
+
+
+def test_the_base_can_be_pretrained_again(tmp_path):
+    """A fraction of the shipped base's pretraining: the loss on held-out reviews must fall far below guessing."""
+    import torch
+    from transformers import BertForMaskedLM
+
+    from fuseforget.data.demo_text import sentences
+    from fuseforget.studies.tiny import TINY_SCALE, make_tiny_base
+
+    size = replace(TINY_SCALE, pretraining_reviews=2000, pretraining_epochs=2)
+    make_tiny_base(tmp_path / "base", seed=3, size=size)
+    tokenizer = load_base(tmp_path / "base").tokenizer
+    losses = []
+    for model in (BertForMaskedLM.from_pretrained(tmp_path / "base"), BertForMaskedLM.from_pretrained(TINY_BASE_PATH)):
+        inputs = tokenizer([t for t, _ in sentences(200, seed=9)], padding=True, return_tensors="pt")
+        labels = inputs.input_ids.clone()
+        chosen = torch.zeros_like(labels, dtype=torch.bool)
+        chosen[:, 3] = True
+        inputs.input_ids[chosen] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model.eval()(**inputs).logits
+        losses.append(float(torch.nn.functional.cross_entropy(logits[chosen], labels[chosen])))
+    guessing = torch.log(torch.tensor(float(len(tokenizer))))
+    assert losses[1] < losses[0] < guessing - 1
+
+
+def load_base(path: Path):
+    """A base has no head yet: read it as the study's start does."""
+    from fuseforget.checkpoint import open_checkpoint
+    from fuseforget.models import _load
+
+    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))

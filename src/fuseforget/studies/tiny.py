@@ -1,4 +1,7 @@
-"""The demo's own base: a small BERT, pretrained on the fly on text that the project makes itself."""
+"""The tiny scale: text that the project makes itself, and a small BERT pretrained on such text, shipped with the package.
+
+``python -m fuseforget.studies.tiny`` (``make tiny-base``) pretrains the shipped base again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from fuseforget.data.demo_text import review_pairs, sentences, vocabulary
 from fuseforget.models import compute_dtype, quiet, seeded
 from fuseforget.train import TrainSettings
 
-__all__ = ["TINY_BASE", "TinyBase", "make_tiny_base", "make_tiny_text"]
+__all__ = ["TINY_BASE", "TINY_SCALE", "TinyScale", "make_tiny_base", "make_tiny_text"]
+
+TINY_BASE = Path(__file__).parent / "tiny_base"
 
 WORD_SCALE = 0.08  # of a coordinate of a word vector
 NEXT_SENTENCE = 2.0  # weight of the next sentence's loss
@@ -28,7 +33,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True)
-class TinyBase:
+class TinyScale:
     """Sizes of the tiny scale, chosen together: a base good enough that its fine-tunes stay connected by a line."""
 
     rules: tuple[str, ...] = ("op", "tic", "or", "and", "lt")
@@ -36,19 +41,19 @@ class TinyBase:
     validation_sentences: int = 1000
     hidden: int = 128
     layers: int = 2
-    pretraining_reviews: int = 20_000
-    pretraining_epochs: int = 2
-    pretraining_batch: int = 64
-    pretraining_rate: float = 2e-3
+    pretraining_reviews: int = 60_000
+    pretraining_epochs: int = 4
+    pretraining_batch: int = 32
+    pretraining_rate: float = 1e-3
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(max_epochs=6, min_epochs=2, learning_rate=5e-4, batch_size=32, warmup=0.1)
     )
 
 
-TINY_BASE = TinyBase()
+TINY_SCALE = TinyScale()
 
 
-def make_tiny_text(seed: int, size: TinyBase = TINY_BASE) -> dict[str, Examples]:
+def make_tiny_text(seed: int, size: TinyScale = TINY_SCALE) -> dict[str, Examples]:
     """Labelled one-line reviews for training and validation, no sentence in both."""
     names = ("negative", "positive")
     held_out = sentences(size.validation_sentences, seed=[seed, 1])
@@ -57,7 +62,7 @@ def make_tiny_text(seed: int, size: TinyBase = TINY_BASE) -> dict[str, Examples]
     return {name: Examples(tuple(t for t, _ in part), tuple(y for _, y in part), names) for name, part in parts.items()}
 
 
-def make_tiny_base(out: Path, *, seed: int, size: TinyBase = TINY_BASE) -> None:
+def make_tiny_base(out: Path, *, seed: int = 0, size: TinyScale = TINY_SCALE, overwrite: bool = False) -> None:
     """Pretrain a small BERT by masked language modelling on unlabelled reviews and write it to ``out``."""
     from transformers import BertConfig, BertForMaskedLM
 
@@ -82,7 +87,7 @@ def make_tiny_base(out: Path, *, seed: int, size: TinyBase = TINY_BASE) -> None:
         with torch.no_grad():
             model.bert.embeddings.word_embeddings.weight[len(SPECIAL_TOKENS) :] = torch.from_numpy(vectors)[len(SPECIAL_TOKENS) :]
         _pretrain(model, tokenizer, first, second, seed, size)
-    with atomic_directory(out) as partial, quiet():
+    with atomic_directory(out, overwrite=overwrite) as partial, quiet():
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
@@ -124,7 +129,7 @@ def word_vectors(reviews: Sequence[Sequence[int]], vocabulary: int, width: int) 
     return result
 
 
-def _pretrain(model: Any, tokenizer: Any, first: list[list[int]], second: list[list[int]], seed: int, size: TinyBase) -> None:
+def _pretrain(model: Any, tokenizer: Any, first: list[list[int]], second: list[list[int]], seed: int, size: TinyScale) -> None:
     """Two losses, each in nats a word: masked words, and the words of a review's next sentence from the first token.
 
     The second (a bag-of-words form of skip-thought, Kiros et al. 2015) gives the first token, which classification reads,
@@ -179,3 +184,7 @@ def _pretrain(model: Any, tokenizer: Any, first: list[list[int]], second: list[l
         trainer.remove_callback(PrinterCallback)
         with quiet():
             trainer.train()
+
+
+if __name__ == "__main__":
+    make_tiny_base(TINY_BASE, overwrite=True)
