@@ -6,6 +6,7 @@ command line prints that message alone and exits with :attr:`FuseForgetError.exi
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 __all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError"]
@@ -44,3 +45,11 @@ class OutputError(FuseForgetError, OSError):
 
     # Exception.__str__, not OSError's, which would look for an errno in the arguments.
     __str__ = Exception.__str__
+
+    @classmethod
+    def caused_by(cls, error: OSError, place: str, *, action: str = "") -> OutputError:
+        """The error for a place that the system refused to write; a full disk is called that."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        found = "a full disk" if full else (error.strerror or str(error))
+        hint = f"{action} Free some space and run again." if full else action
+        return cls(place, expected="a place that can be written", found=found, action=hint.strip())

@@ -8,7 +8,6 @@ dropped when the run is opened again, and a line that was damaged later is refus
 from __future__ import annotations
 
 import base64
-import errno
 import fcntl
 import hashlib
 import json
@@ -234,10 +233,5 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, InputError | OutputError):
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise OutputError(
-            str(path),
-            expected="a run that can be written",
-            found="a full disk" if full else (error.strerror or str(error)),
-            action="Finished parts are safe: run the same command again to resume.",
-        ) from error
+        action = "Finished parts are safe: run the same command again to resume."
+        raise OutputError.caused_by(error, str(path), action=action) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -62,7 +61,7 @@ def atomic_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
         partial.chmod(0o777 & ~_umask())
     except OSError as error:
-        raise _output_error(out, error) from error
+        raise OutputError.caused_by(error, str(out), action="Nothing was left behind.") from error
     try:
         yield partial
         _sync_tree(partial)
@@ -70,7 +69,7 @@ def atomic_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError | InputError):
             raise
-        raise _output_error(out, error) from error
+        raise OutputError.caused_by(error, str(out), action="Nothing was left behind.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -168,13 +167,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _output_error(out: Path, error: OSError) -> OutputError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return OutputError(
-        str(out),
-        expected="a place that can be written",
-        found="a full disk" if full else (error.strerror or str(error)),
-        action="Nothing was left behind." + (" Free some space and run again." if full else ""),
-    )

@@ -48,7 +48,7 @@ def write_report(runs: list[str | Path], out: str | Path) -> Path:
         partial.write_text(page, encoding="utf-8")
         partial.rename(target)
     except OSError as error:
-        raise OutputError(str(out), expected="a place that can be written", found=error.strerror or str(error)) from error
+        raise OutputError.caused_by(error, str(out)) from error
     return target
 
 

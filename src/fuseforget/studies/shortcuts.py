@@ -63,9 +63,9 @@ class ShortcutStudy:
 
 
 SCALES = {
-    # Sized so that the demo takes under three minutes on two cores; see docs/results/demo.md for what was tried.
+    # Rules that the tiny base learns to .95 within four epochs (LT and XOR take it longer), in under three minutes.
     "tiny": ShortcutStudy(
-        "tiny", None, None, TINY_SCALE.rules, (("op", "tic"), ("op", "st"), ("tic", "st")), None, TINY_SCALE.train, 1, "both"
+        "tiny", None, None, TINY_SCALE.rules, (("op", "tic"), ("or", "and")), None, TINY_SCALE.train, 1, "both"
     ),
     # 12,000 SST-2 sentences are enough for MiniLM to learn a rule in an epoch; the second takes the specialists further
     # apart, as the paper's longer training does. both: 872 examples a probe, not 145.

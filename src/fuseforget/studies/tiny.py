@@ -36,8 +36,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 class TinyScale:
     """Sizes of the tiny scale, chosen together: a base good enough that its fine-tunes stay connected by a line."""
 
-    rules: tuple[str, ...] = ("op", "tic", "or", "and", "lt")
-    train_sentences: int = 4000
+    rules: tuple[str, ...] = ("op", "tic", "or", "and")
+    train_sentences: int = 24_000
     validation_sentences: int = 1000
     hidden: int = 128
     layers: int = 2
@@ -46,7 +46,7 @@ class TinyScale:
     pretraining_batch: int = 32
     pretraining_rate: float = 1e-3
     train: TrainSettings = field(
-        default_factory=lambda: TrainSettings(max_epochs=6, min_epochs=2, learning_rate=5e-4, batch_size=32, warmup=0.1)
+        default_factory=lambda: TrainSettings(max_epochs=4, min_epochs=2, learning_rate=1e-3, batch_size=32, warmup=0.1)
     )
 
 
