@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md",)
 TOLERANCE = 0.12
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e-?\d+)?|(?<=p)\s*\d+e-\d+")
+NUMBER = re.compile(r"[-+]?\d+\.\d+")
 
 
 def commands(page: str) -> list[tuple[str, str]]:
@@ -39,13 +39,19 @@ def run(command: str, directory: Path) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 
+def settled(text: str) -> str:
+    """An output without what may differ between processors: tests' p-values and differences, and verdicts."""
+    text = re.sub(r"^(fused - \w+) .*$", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"\b(?:not )?seen\b|\bin part\b|\btask (?:kept|lost)\b|\d+ of \d+|worse than \d+", "?", text)
+
+
 def words(text: str) -> list[str]:
     """The words of an output without its decimals, and without the rules under a table's header."""
-    return [word for word in NUMBER.sub(" # ", text).split() if set(word) != {"-"}]
+    return [word for word in NUMBER.sub(" # ", settled(text)).split() if set(word) != {"-"}]
 
 
 def decimals(text: str) -> list[float]:
-    return [float(number) for number in NUMBER.findall(text)]
+    return [float(number) for number in NUMBER.findall(settled(text))]
 
 
 @pytest.mark.docs
@@ -55,11 +61,9 @@ def test_what_the_page_shows_is_what_its_commands_print(page, tmp_path):
     assert pairs
     for command, shown in pairs:
         printed = run(command, tmp_path)
-        verdicts = r"\b(?:not )?seen\b|\bin part\b|\btask (?:kept|lost)\b|\d+ of \d+|worse than \d+"
-        assert words(re.sub(verdicts, "?", printed)) == words(re.sub(verdicts, "?", shown)), f"$ {command}\n{printed}"
-        p_values = "p (McNemar)" in shown
+        assert words(printed) == words(shown), f"$ {command}\n{printed}"
         for found, expected in zip(decimals(printed), decimals(shown), strict=True):
-            assert p_values or abs(found - expected) <= TOLERANCE * max(1, abs(expected)), f"$ {command}\n{printed}"
+            assert abs(found - expected) <= TOLERANCE * max(1, abs(expected)), f"$ {command}\n{printed}"
 
 
 @pytest.mark.docs

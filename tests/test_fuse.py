@@ -220,19 +220,6 @@ def test_an_existing_output_is_kept_unless_overwriting(raw, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
-
-
 @pytest.mark.parametrize("seen", [True, False], ids=["seen beforehand", "filled while writing"])
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, small_disk, monkeypatch, seen):
     big = write_raw(tmp_path / "a", {"w": torch.randn(200_000)})

@@ -17,7 +17,7 @@ from conftest import WORDS, make_bert
 from fuseforget import path, probe
 from fuseforget.checkpoint import file_sha256, open_checkpoint
 from fuseforget.data import DEFAULT_TOKENS, Examples
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, OutputError
 from fuseforget.fuse import fuse
 from fuseforget.knowledge import Probe
 from fuseforget.models import add_word_tokens, encode_batches, load_classifier, predict, prepare_start, random_like, set_weights
@@ -233,6 +233,13 @@ def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
     assert len(lines) < 3
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("undisturbed", "m"))
     assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_a_disk_that_fills_while_training_is_said(bert, small_disk):
+    settings = TrainSettings(max_epochs=1, learning_rate=1e-3)
+    with pytest.raises(OutputError, match="a full disk"):
+        train(bert("start"), labelled(60), small_disk / "m", settings)
+    assert not (small_disk / "m").exists()
 
 
 @pytest.mark.parametrize(("change", "message"), [

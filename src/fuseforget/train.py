@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
@@ -15,12 +16,13 @@ import torch
 
 from fuseforget.checkpoint import atomic_directory
 from fuseforget.data import Examples
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, OutputError
 from fuseforget.models import compute_dtype, encode_batches, load_classifier, predict, quiet, save_classifier, tokenise
 
 __all__ = ["TrainResult", "TrainSettings", "train"]
 
 Say = Callable[[str], None]
+NEARLY_FULL = 1 << 20  # bytes: less is free once a save has failed for want of them
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,15 @@ def _run(trainer: Any, state: Path) -> None:
 
     # get_last_checkpoint lists the directory, which a fresh training does not have yet.
     last = get_last_checkpoint(str(state)) if state.is_dir() else None
-    with quiet():
-        trainer.train(resume_from_checkpoint=last)
+    try:
+        with quiet():
+            trainer.train(resume_from_checkpoint=last)
+    # Saving an epoch fails on a full disk with an error of the system, of safetensors' or of torch's making.
+    except Exception as error:
+        if not state.is_dir() or shutil.disk_usage(state).free > NEARLY_FULL:
+            raise
+        full = OSError(errno.ENOSPC, "no space left")
+        raise OutputError.caused_by(full, str(state), action="Finished epochs are kept beside the output.") from error
 
 
 def _epoch_callback(classifier: Any, settings: TrainSettings, monitor: Examples | None, say: Say, name: str) -> Any:
