@@ -37,7 +37,7 @@ class TinyScale:
     """Sizes of the tiny scale, chosen together: a base good enough that its fine-tunes stay connected by a line."""
 
     rules: tuple[str, ...] = ("op", "tic", "or", "and")
-    train_sentences: int = 24_000
+    train_sentences: int = 20_000
     validation_sentences: int = 1000
     hidden: int = 128
     layers: int = 2
