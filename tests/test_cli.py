@@ -60,7 +60,7 @@ def test_the_whole_way_from_text_to_a_path(home, tmp_path):
     for rule in ("op", "tic"):
         done = run("data", "shortcuts", home, "--rule", rule, "-o", tmp_path / f"data-{rule}")
         assert done.returncode == 0, done.stderr
-        assert "40 synthetic" not in done.stdout
+        assert "240 to train, 10 synthetic and 50 original to validate" in done.stdout
         done = run("train", "--base", home / "a", "--data", tmp_path / f"data-{rule}", "-o", tmp_path / rule,
                    "--max-epochs", 1, "--learning-rate", 1e-3, "--json")  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuseforget.checkpoint import (
     DTYPES,
+    MANIFEST_NAME,
     Checkpoint,
     Difference,
     TensorSpec,
@@ -30,7 +31,6 @@ from fuseforget.checkpoint import (
     require_same,
     write_checkpoint,
 )
-from fuseforget.checkpoint.reader import MANIFEST_NAME
 from fuseforget.checkpoint.writer import refuse_existing
 from fuseforget.errors import InputError, OutputError
 from fuseforget.methods import Method, get_method

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fuseforget.checkpoint import atomic_directory
+from fuseforget.checkpoint import MANIFEST_NAME, atomic_directory
 from fuseforget.data import Examples
 from fuseforget.errors import InputError, OutputError
 from fuseforget.models import compute_dtype, encode_batches, load_classifier, predict, quiet, save_classifier, tokenise
@@ -120,7 +120,7 @@ def train(
     with atomic_directory(out, overwrite=overwrite) as partial:
         save_classifier(classifier, partial)
         facts = {"kind": "training", "start": str(start), "data_sha256": examples.sha256, "settings": asdict(settings)}
-        (partial / "fuseforget.json").write_text(json.dumps({**facts, "result": asdict(result)}, indent=2) + "\n")
+        (partial / MANIFEST_NAME).write_text(json.dumps({**facts, "result": asdict(result)}, indent=2) + "\n")
     shutil.rmtree(state, ignore_errors=True)
     return result
 

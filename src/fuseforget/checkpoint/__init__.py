@@ -2,11 +2,12 @@
 
 from fuseforget.checkpoint.compare import Difference, check, compare, require_same
 from fuseforget.checkpoint.header import DTYPES, TensorInfo
-from fuseforget.checkpoint.reader import Checkpoint, file_sha256, open_checkpoint
+from fuseforget.checkpoint.reader import MANIFEST_NAME, Checkpoint, file_sha256, open_checkpoint
 from fuseforget.checkpoint.writer import TensorSpec, atomic_directory, parse_size, write_checkpoint
 
 __all__ = [
     "DTYPES",
+    "MANIFEST_NAME",
     "Checkpoint",
     "Difference",
     "TensorInfo",

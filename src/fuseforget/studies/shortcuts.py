@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fuseforget.checkpoint import atomic_directory, open_checkpoint
-from fuseforget.data import RULES, Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
+from fuseforget.checkpoint import MANIFEST_NAME, atomic_directory, open_checkpoint
+from fuseforget.data import Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
 from fuseforget.data.shortcuts import load_shortcut_data, save_shortcut_data
 from fuseforget.errors import InputError
 from fuseforget.fuse import fuse
@@ -126,8 +126,9 @@ def run_shortcut_study(settings: ShortcutStudy, out: Path, *, say: Say = lambda 
         _make_start(run, settings, texts["train"])
         _train_all(run, settings, data, say)
         _fuse(run, settings, say)
-        _measure_models(run, settings, data, say)
-        _interpolate(run, settings, data, say)
+        resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
+        _measure_models(run, settings, resident, say)
+        _interpolate(run, settings, resident, say)
         _conclude(run, settings)
         return list(run.records)
 
@@ -214,7 +215,7 @@ def _train_one(run: Run, name: str, examples: Examples, monitor: Examples | None
     if not model.is_dir():
         train(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
     if run.find("training", name=name) is None:
-        made = json.loads((model / "fuseforget.json").read_text(encoding="utf-8"))
+        made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
         run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
 
 
@@ -241,8 +242,7 @@ def _fuse(run: Run, settings: ShortcutStudy, say: Say) -> None:
         )
 
 
-def _measure_models(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
-    resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
+def _measure_models(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
     probes = [*settings.rules, TASK]
     for name in (*settings.rules, "control", "full", "fused"):
         if any(run.find("measurement", model=name, probe=probe) is None for probe in probes):
@@ -250,8 +250,7 @@ def _measure_models(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutD
             record_missing(run, resident, probes, say=say, model=name)
 
 
-def _interpolate(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
-    resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
+def _interpolate(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
     for pair in settings.pairs:
         endpoints = [open_checkpoint(run.path / "models" / name) for name in pair]
         probes = [*(name for name in pair if name != "random"), TASK]
@@ -292,7 +291,3 @@ def _conclude(run: Run, settings: ShortcutStudy) -> None:
 def _once(run: Run, kind: str, interval: Interval, **where: str) -> None:
     if run.find(kind, **where) is None:
         run.add(kind, **where, **asdict(interval))
-
-
-def rule_title(rule: str) -> str:
-    return RULES[rule].title
