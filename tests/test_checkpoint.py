@@ -181,6 +181,30 @@ def test_another_vocabulary_is_a_difference(bert):
     assert [d.kind for d in check([a, b])] == ["tokenizer"]
 
 
+def test_merges_belong_to_the_vocabulary(bert):
+    a, b = bert("a"), bert("b")
+    for path, merges in ((a, "g o\n"), (b, "o g\n")):
+        (path / "tokenizer.json").unlink()
+        (path / "vocab.json").write_text('{"g": 0, "o": 1, "go": 2, "og": 3}')
+        (path / "merges.txt").write_text(merges)
+    assert [d.kind for d in check([a, b])] == ["tokenizer"]
+    (b / "merges.txt").write_text("g o\n")
+    assert check([a, b]) == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"model": 3}', '{"model": {"vocab": [3]}}'])
+def test_a_damaged_tokenizer_is_named(bert, content):
+    a, b = bert("a"), bert("b")
+    (b / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        check([a, b])
+
+
+def test_class_numbers_that_are_none_are_refused(raw):
+    with pytest.raises(InputError, match="class numbers as keys"):
+        check([raw("a", id2label={"neg": 0}), raw("b", id2label={"0": "neg"})])
+
+
 def test_a_tied_tensor_stored_twice_does_not_differ(raw):
     tensors = {"embed.weight": torch.randn(4, 3)}
     once = raw("once", tensors=tensors)
@@ -195,6 +219,32 @@ def test_a_base_without_the_head_does_not_block(bert, tmp_path):
     tensors = load_file(base / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if not n.startswith("classifier")}, base / "model.safetensors")
     assert not any(d.blocks for d in check([bert("a"), bert("b")], base))
+
+
+def test_a_base_without_the_tokens_that_fine_tuning_added_does_not_block(raw):
+    base = raw("base", tensors={"embed.weight": torch.randn(5, 3), "dense.weight": torch.randn(5, 3)}, vocab_size=5)
+    grown = raw("grown", tensors={"embed.weight": torch.randn(7, 3), "dense.weight": torch.randn(5, 3)}, vocab_size=7)
+    assert {(d.name, d.blocks) for d in check([grown], base)} == {("embed.weight", False), ("vocab_size", False)}
+    other = raw("other", tensors={"embed.weight": torch.randn(5, 4), "dense.weight": torch.randn(5, 3)}, vocab_size=5)
+    assert ("embed.weight", True) in {(d.name, d.blocks) for d in check([grown], other)}
+
+
+def test_where_both_layouts_stand_the_one_that_transformers_loads_is_read(tmp_path):
+    from transformers import BertForSequenceClassification
+
+    path = make_bert(tmp_path / "m", seed=1)
+    make_bert(tmp_path / "other", seed=2)
+    shard = "model-00001-of-00001.safetensors"
+    (tmp_path / "other/model.safetensors").rename(path / shard)
+    weight_map = dict.fromkeys(open_checkpoint(path), shard)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    loaded = BertForSequenceClassification.from_pretrained(path).classifier.weight
+    assert open_checkpoint(path)["classifier.weight"].equal(loaded)
+
+
+def test_quantised_weights_are_refused(raw):
+    with pytest.raises(InputError, match="packed codes cannot be fused"):
+        open_checkpoint(raw("m", quantization_config={"quant_method": "gptq"}))
 
 
 def test_a_path_object_is_never_taken_for_a_hub_id(tmp_path):

@@ -182,8 +182,8 @@ def test_bad_choices_are_refused_before_anything_is_written(raw, tmp_path):
         ({"method": "averag"}, "Did you mean average"),
         ({"dtype": "int8"}, "auto, float32"),
         ({"shard_size": "5 parsecs"}, "a size such as 5GB"),
-        ({"out": a}, "existing directory"),
-        ({"out": a, "overwrite": True}, "one of the models"),
+        ({"out": a}, "a directory that is an input"),
+        ({"out": a, "overwrite": True}, "a directory that is an input"),
     ]
     for options, message in cases:
         with pytest.raises(InputError, match=message):

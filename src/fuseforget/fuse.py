@@ -28,10 +28,10 @@ from fuseforget.checkpoint import (
     file_sha256,
     open_checkpoint,
     parse_size,
+    refuse_place,
     require_same,
     write_checkpoint,
 )
-from fuseforget.checkpoint.writer import refuse_existing
 from fuseforget.errors import InputError, OutputError
 from fuseforget.methods import Method, get_method
 
@@ -55,6 +55,10 @@ class Plan:
     specs: tuple[TensorSpec, ...]
     dtype: str
     notes: tuple[Difference, ...]
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [checkpoint.path for checkpoint in self.checkpoints]
 
     @property
     def bytes_to_read(self) -> int:
@@ -157,7 +161,7 @@ def execute(
 ) -> Fused:
     """Carry a plan out and publish the checkpoint at ``out``."""
     check_out(todo, out, overwrite=overwrite)
-    with atomic_directory(out, overwrite=overwrite) as partial, ThreadPoolExecutor(1) as pool:
+    with atomic_directory(out, overwrite=overwrite, inputs=todo.inputs) as partial, ThreadPoolExecutor(1) as pool:
         # Hashing reads the files a second time, from the page cache, beside the work.
         hashes = pool.submit(_hash_inputs, todo.checkpoints)
         write_checkpoint(partial, todo.specs, lambda spec: _fuse_tensor(todo, spec, progress), shard_size)
@@ -181,9 +185,7 @@ def _output_dtype(checkpoints: Sequence[Checkpoint], name: str, wanted: str) -> 
 
 def check_out(todo: Plan, out: Path, *, overwrite: bool) -> None:
     """Raise unless the plan's checkpoint can be written to ``out``: nothing there, no model of its own, disk enough."""
-    refuse_existing(out, overwrite=overwrite)
-    if any(out.resolve() == c.path.resolve() for c in todo.checkpoints):
-        raise InputError(str(out), expected="a place other than the models'", found="one of the models")
+    refuse_place(out, overwrite=overwrite, inputs=todo.inputs)
     parent = next(p for p in (out.absolute(), *out.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(parent).free
     if free < todo.bytes_to_write:

@@ -2,8 +2,9 @@
 
 from fuseforget.checkpoint.compare import Difference, check, compare, require_same
 from fuseforget.checkpoint.header import DTYPES, TensorInfo
+from fuseforget.checkpoint.publish import atomic_directory, refuse_place
 from fuseforget.checkpoint.reader import MANIFEST_NAME, Checkpoint, file_sha256, open_checkpoint
-from fuseforget.checkpoint.writer import TensorSpec, atomic_directory, parse_size, write_checkpoint
+from fuseforget.checkpoint.writer import TensorSpec, parse_size, write_checkpoint
 
 __all__ = [
     "DTYPES",
@@ -18,6 +19,7 @@ __all__ = [
     "file_sha256",
     "open_checkpoint",
     "parse_size",
+    "refuse_place",
     "require_same",
     "write_checkpoint",
 ]

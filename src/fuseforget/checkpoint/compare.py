@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
-from fuseforget.errors import MismatchError
+from fuseforget.errors import InputError, MismatchError
 
 __all__ = ["Difference", "check", "compare", "require_same"]
 
@@ -56,15 +56,24 @@ class Difference:
 def check(models: Sequence[str | Path], base: str | Path | None = None) -> list[Difference]:
     """Open models (and their base) and return all differences from the first, without reading a tensor.
 
-    A base may lack the head that fine-tuning added, so what only the base lacks does not block.
+    A base may lack the head that fine-tuning added and the rows of tokens added to its vocabulary, so these do not block.
     """
     checkpoints = [open_checkpoint(model) for model in models]
     differences = compare(checkpoints)
     if base is not None:
-        for difference in compare([checkpoints[0], open_checkpoint(base)]):
-            blocks = difference.blocks and difference.kind in ("shape", "dtype", "config")
+        opened = open_checkpoint(base)
+        for difference in compare([checkpoints[0], opened]):
+            grown = difference.kind == "shape" and _has_more_rows(checkpoints[0], opened, difference.name)
+            blocks = difference.blocks and difference.kind in ("shape", "dtype", "config") and not grown
             differences.append(Difference(**{**difference.__dict__, "blocks": blocks}))
     return differences
+
+
+def _has_more_rows(tuned: Checkpoint, base: Checkpoint, name: str) -> bool:
+    """Whether a tensor of as many rows as the vocabulary has more of them than the base's, as added tokens make it."""
+    a, b = tuned.infos[name].shape, base.infos[name].shape
+    sizes = tuned.config.get("vocab_size"), base.config.get("vocab_size")
+    return bool(a and b) and a[1:] == b[1:] and (a[0], b[0]) == sizes and a[0] > b[0]
 
 
 def require_same(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
@@ -116,13 +125,15 @@ def _label_order(config: dict[str, Any]) -> list[str] | None:
     labels = config.get("id2label")
     if not isinstance(labels, dict):
         return None
+    if not all(key.isdecimal() for key in labels):
+        raise InputError("id2label in config.json", expected="class numbers as keys", found=_short(list(labels)))
     names = [str(labels[key]) for key in sorted(labels, key=int)]
     # transformers leaves the default names out of config.json, or writes them: both mean the same.
     return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 
 def _tokenizer(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
-    a, b = _vocabulary(first.path), _vocabulary(other.path)
+    a, b = _vocabulary(first), _vocabulary(other)
     if a is None or b is None:
         if (a is None) != (b is None):
             has = ("a vocabulary", "no tokenizer file")
@@ -133,23 +144,36 @@ def _tokenizer(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
         yield Difference("tokenizer", "vocabulary", a, b, other.source)
 
 
-def _vocabulary(path: Path) -> str | None:
-    """The size and the digest of the map from token to id, or None without a tokenizer that can be read as text."""
-    tokenizer, plain = path / "tokenizer.json", path / "vocab.txt"
-    if tokenizer.is_file():
-        content = json.loads(tokenizer.read_text(encoding="utf-8"))
-        model = content.get("model", {}).get("vocab", {})
-        pairs = dict(model) if isinstance(model, dict) else {str(entry[0]): i for i, entry in enumerate(model)}
-        pairs.update({token["content"]: token["id"] for token in content.get("added_tokens", [])})
-    elif plain.is_file():
-        pairs = {line: i for i, line in enumerate(plain.read_text(encoding="utf-8").splitlines())}
+def _vocabulary(checkpoint: Checkpoint) -> str | None:
+    """The size and the digest of the map from token to id, or None without a tokenizer that can be read as text.
+
+    Merges belong to it: which pairs are joined first decides the tokens too.
+    """
+    path, merges = checkpoint.path, ""
+    if (content := checkpoint.json("tokenizer.json")) is not None:
+        try:
+            pairs, merges = _fast_tokenizer(content)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise InputError(
+                str(path / "tokenizer.json"), expected="a tokenizer of the tokenizers library", found=repr(error)
+            ) from error
+    elif (pairs := checkpoint.json("vocab.json")) is not None:  # type: ignore[assignment]
+        merges = (path / "merges.txt").read_text(encoding="utf-8") if (path / "merges.txt").is_file() else ""
+    elif (path / "vocab.txt").is_file():
+        pairs = {line: i for i, line in enumerate((path / "vocab.txt").read_text(encoding="utf-8").splitlines())}
     else:
         opaque = sorted(f for f in path.glob("*.model") if f.is_file())
-        if not opaque:
-            return None
-        return f"{opaque[0].name} #{hashlib.sha256(opaque[0].read_bytes()).hexdigest()[:8]}"
-    digest = hashlib.sha256(json.dumps(sorted(pairs.items())).encode()).hexdigest()
+        return f"{opaque[0].name} #{hashlib.sha256(opaque[0].read_bytes()).hexdigest()[:8]}" if opaque else None
+    digest = hashlib.sha256(f"{json.dumps(sorted(pairs.items()))} {merges}".encode()).hexdigest()
     return f"{len(pairs)} tokens #{digest[:8]}"
+
+
+def _fast_tokenizer(content: dict[str, Any]) -> tuple[dict[str, int], str]:
+    model = content["model"]
+    vocabulary = model.get("vocab", {})
+    pairs = dict(vocabulary) if isinstance(vocabulary, dict) else {str(entry[0]): i for i, entry in enumerate(vocabulary)}
+    pairs.update({token["content"]: token["id"] for token in content.get("added_tokens") or []})
+    return pairs, json.dumps(model.get("merges"))
 
 
 def _tensors(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:

@@ -118,10 +118,18 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
             str(source), expected="a model directory with config.json and safetensors weights", found="no config.json"
         )
     config = _read_json(path / "config.json")
-    if (path / INDEX).is_file():
-        infos = _sharded(path)
-    elif (path / SINGLE).is_file():
+    if config.get("quantization_config"):
+        raise InputError(
+            str(source),
+            expected="weights as numbers of their own (float32, float16, bfloat16, float8)",
+            found="quantised weights (quantization_config in config.json), whose packed codes cannot be fused",
+            action="Dequantise it first (transformers: model.dequantize()) and save_pretrained.",
+        )
+    # Where both stand, transformers loads the single file: so does this reader, or a fusion would be of other weights.
+    if (path / SINGLE).is_file():
         infos = read_header(path / SINGLE)
+    elif (path / INDEX).is_file():
+        infos = _sharded(path)
     else:
         raise _no_weights(source, path, config)
     if not infos:
@@ -156,9 +164,10 @@ def _from_hub(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, revision = source.partition("@")
-    patterns = ["*.safetensors", *COMPANIONS]
+    # The files of the top directory that are opened, not every *.safetensors: repositories also hold weights in other layouts.
+    patterns = [SINGLE, INDEX, "model-*-of-*.safetensors", *COMPANIONS]
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns, ignore_patterns="*/*"))
     # The client raises errors of its own, of its HTTP library and of the system; each is a way of not having the model.
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

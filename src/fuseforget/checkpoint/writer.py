@@ -1,14 +1,10 @@
-"""Write a checkpoint: sharded, one tensor at a time, published by a rename so that no half of it is ever seen."""
+"""Write a checkpoint: sharded, one tensor at a time."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fuseforget.checkpoint.header import DTYPES, encode_header
 from fuseforget.checkpoint.reader import INDEX, SINGLE
-from fuseforget.errors import InputError, OutputError
+from fuseforget.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TensorSpec", "atomic_directory", "parse_size", "write_checkpoint"]
+__all__ = ["TensorSpec", "parse_size", "write_checkpoint"]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -45,46 +41,6 @@ def parse_size(text: str | int) -> int:
     if not match or match[2] not in _UNITS or not float(match[1]) > 0:
         raise InputError("shard size", expected="a size such as 5GB, 500MB or 2GiB", found=repr(text))
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-@contextlib.contextmanager
-def atomic_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty directory beside ``out`` that takes its name when the block ends, and vanishes when it fails.
-
-    Raises:
-        InputError: ``out`` exists and ``overwrite`` is false, or it is no directory.
-        OutputError: the file system refused (a full disk, no permission).
-    """
-    refuse_existing(out, overwrite=overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        partial.chmod(0o777 & ~_umask())
-    except OSError as error:
-        raise OutputError.caused_by(error, str(out), action="Nothing was left behind.") from error
-    try:
-        yield partial
-        _sync_tree(partial)
-        _publish(partial, out, overwrite=overwrite)
-    except OSError as error:
-        if isinstance(error, OutputError | InputError):
-            raise
-        raise OutputError.caused_by(error, str(out), action="Nothing was left behind.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise InputError unless a directory can be made (or, with ``overwrite``, replaced) at ``out``."""
-    if out.exists() and not out.is_dir():
-        raise InputError(str(out), expected="a path for a new directory", found="a file")
-    if out.exists() and not overwrite and any(out.iterdir()):
-        raise InputError(
-            str(out),
-            expected="a path where nothing is",
-            found="an existing directory",
-            action="Pass --overwrite to replace it.",
-        )
 
 
 def write_checkpoint(
@@ -135,35 +91,3 @@ def _write_tensor(stream: BinaryIO, spec: TensorSpec, parts: Iterator[torch.Tens
         written += stream.write(raw.data)
     if written != spec.nbytes:
         raise RuntimeError(f"{spec.name}: {written} bytes were produced where the header says {spec.nbytes}")
-
-
-def _publish(partial: Path, out: Path, *, overwrite: bool) -> None:
-    if out.is_dir() and any(out.iterdir()):
-        refuse_existing(out, overwrite=overwrite)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced-", dir=out.parent))
-        out.rename(aside / out.name)
-        partial.rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        partial.rename(out)  # replaces an empty directory as well
-    _sync(out.parent)
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -51,7 +51,8 @@ def shortcuts(
     )
     train = read_examples(source, split="train", text=text, label=label).sample(sentences, seed)
     made = make_shortcut_data(train, read_examples(source, split="validation", text=text, label=label), settings)
-    with atomic_directory(out, overwrite=overwrite) as partial:
+    inputs = [Path(source)] if Path(source).exists() else []  # else a hub id
+    with atomic_directory(out, overwrite=overwrite, inputs=inputs) as partial:
         save_shortcut_data(made, partial)
     rows = {"train": len(made.train), "synthetic": len(made.synthetic or ()), "original": len(made.original)}
     if as_json:
