@@ -178,7 +178,7 @@ class Run:
         changes = changed_code(before, now)
         if changes:
             self._resumed = now
-            self._say(f"warning: {self.path} was begun with other code or versions: {', '.join(changes)}; records will be mixed")
+            self._say(f"warning: {self.path} was begun with other code or versions: {', '.join(changes)}; what is added is noted")
 
     def _withdraw(self) -> None:
         """Take back a run that its input stopped before its first fact: it would refuse the corrected command."""
