@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass, field
 
 import pytest
-import typer
 
-from fuseforget.cli import app
 from fuseforget.errors import InputError, OutputError
 from fuseforget.knowledge import Probe
 from fuseforget.paths import path as walk
@@ -17,6 +14,7 @@ from fuseforget.records import Run, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.page import repeat_command
 from fuseforget.report.shortcuts import summarise
+from parsing import parameters_of
 
 STEPS = 10
 TITLES = {"st": "ST", "op": "OP", "tic": "TiC", "or": "OR", "mt": "MT", "lt": "LT"}
@@ -291,19 +289,9 @@ def test_a_run_of_mixed_code_says_so(tmp_path):
     assert " became 9.9" in page
 
 
-def options_of(command: str) -> dict:
-    """The parameters that the command line makes of a command, without running it."""
-    words = shlex.split(command)
-    assert words[0] == "fuseforget"
-    group = typer.main.get_command(app)
-    context = group.make_context("fuseforget", words[1:2], resilient_parsing=True)
-    parsed = group.get_command(context, words[1])
-    return parsed.make_context(words[1], words[2:]).params
-
-
 def test_the_command_that_repeats_a_study_makes_its_settings():
     made = Made(rules=("op", "st"), lines={("op", "st"): PAIR})
-    made_again = options_of(repeat_command({**made.description, "settings": {**made.description["settings"], "ratio": 5.0}}))
+    made_again = parameters_of(repeat_command({**made.description, "settings": {**made.description["settings"], "ratio": 5.0}}))
     assert made_again["ratio"] == 5.0
     assert made_again["rule"] == ["op", "st"]
     assert made_again["scale"] == "tiny"
@@ -314,7 +302,7 @@ def test_the_command_that_repeats_a_path_makes_it_again(bert, tmp_path):
     (tmp_path / "task.tsv").write_text("sentence\tlabel\n" + "good film\t1\nbad film\t0\n" * 10)
     (tmp_path / "my probes.yaml").write_text("probes: [{name: task, data: task.tsv}]")
     records = walk(models, tmp_path / "my probes.yaml", tmp_path / "run", steps=2, method="slerp", exact=True)
-    options = options_of(repeat_command(read_run(tmp_path / "run")))
+    options = parameters_of(repeat_command(read_run(tmp_path / "run")))
     assert options["method"] == "slerp"
     assert options["exact"] is True
     assert options["steps"] == 2

@@ -36,7 +36,7 @@ def study(
         scale: ``tiny`` (the demo), ``small`` (a few thousand texts) or ``paper`` (all texts, the paper's settings).
         rules: which shortcuts; default: the scale's.
         sentences: how many training texts; default: the scale's, or all where there are fewer.
-        ratio: the size of the synthetic over the original part (the paper: 0.2; its released code: 5).
+        ratio: the size of the synthetic over the original part (the paper's text: 0.2; its code splits the other way: 5).
         seed: of everything random.
     """
     if name not in STUDIES:
