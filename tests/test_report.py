@@ -244,8 +244,8 @@ def test_markdown_means_what_it_says():
     from fuseforget.report.blocks import Code, Table
     from fuseforget.report.markdown import render_markdown
 
-    text = render_markdown([[Table("a_b *", ["p|q"], [["x\ny<z"]]), Code("```")]], lambda picture: "")
-    assert text == "## a\\_b \\*\n\n| p\\|q |\n| --- |\n| x y&lt;z |\n\n````\n```\n````\n"
+    text = render_markdown([Table("a_b *", ["p|q"], [["x\ny<z"]]), Code("```")], lambda picture: "")
+    assert text == "## a\\_b \\*\n\n| p\\|q |\n| --- |\n| x y&lt;z |\n\n````\n```\n````\n\n"
 
 
 def test_other_endings_are_refused(tmp_path):

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuseforget.errors import OutputError
 from fuseforget.report.facts import TASK, Curve, Facts
+from fuseforget.report.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,23 +63,9 @@ def draw_bars(facts: Facts) -> Figure:
 
 
 def save(figure: Figure, file: Path, *, action: str = "") -> None:
-    """Write a figure in the format of the file's ending, its directory too where that is absent.
-
-    Raises:
-        OutputError: the system refuses; ``action`` is what to do then. Nothing half-written is left.
-    """
-    content = _render(figure, file.suffix[1:])
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.rename(file)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError.caused_by(error, str(file), action=action) from error
+    """Write a figure in the format of the file's ending; see :func:`write_whole` for what is raised."""
+    # Drawn in memory first: what a file system refuses is then ours to say, and never half a picture.
+    write_whole(file, _render(figure, file.suffix[1:]), action=action)
 
 
 def svg(figure: Figure) -> str:
@@ -89,7 +75,6 @@ def svg(figure: Figure) -> str:
 
 
 def _render(figure: Figure, kind: str) -> bytes:
-    # Into memory first: what a file system refuses is then ours to say, and never half a picture.
     content = io.BytesIO()
     figure.savefig(content, format=kind, metadata=METADATA[kind], dpi=200 if kind == "png" else "figure")
     return content.getvalue()

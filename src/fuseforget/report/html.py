@@ -7,7 +7,7 @@ from html import escape
 
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 
-__all__ = ["render_html"]
+__all__ = ["html_page", "render_html"]
 
 STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -24,13 +24,17 @@ pre{background:#f5f7f9;padding:.8rem;overflow-x:auto;font-size:.85rem}summary{cu
 """
 
 
-def render_html(sections: Sequence[Sequence[Block]], show: Callable[[Picture], str]) -> str:
-    """Return the page of one section a run; ``show`` returns a picture as an inline SVG element."""
-    body = "".join(_block(block, show) for section in sections for block in section)
+def html_page(body: str) -> str:
+    """Return the page around what :func:`render_html` returned for each run."""
     return (
         "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>fuseforget report</title><style>{STYLE}</style><body>{body}</body></html>\n"
     )
+
+
+def render_html(blocks: Sequence[Block], show: Callable[[Picture], str]) -> str:
+    """Return a run's part of the page; ``show`` returns a picture as an inline SVG element."""
+    return "".join(_block(block, show) for block in blocks)
 
 
 def _block(block: Block, show: Callable[[Picture], str]) -> str:
@@ -46,8 +50,7 @@ def _block(block: Block, show: Callable[[Picture], str]) -> str:
         case Code(text):
             return f"<pre>{escape(text)}</pre>"
         case Details(title, blocks):
-            inner = "".join(_block(part, show) for part in blocks)
-            return f"<details><summary>{escape(title)}</summary>{inner}</details>"
+            return f"<details><summary>{escape(title)}</summary>{render_html(blocks, show)}</details>"
 
 
 def _picture(picture: Picture, show: Callable[[Picture], str]) -> str:

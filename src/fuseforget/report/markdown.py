@@ -11,9 +11,9 @@ from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, 
 __all__ = ["render_markdown"]
 
 
-def render_markdown(sections: Sequence[Sequence[Block]], show: Callable[[Picture], str]) -> str:
-    """Return the page of one section a run; ``show`` returns the name of a picture's file, relative to the page."""
-    return "\n\n".join(_block(block, show) for section in sections for block in section) + "\n"
+def render_markdown(blocks: Sequence[Block], show: Callable[[Picture], str]) -> str:
+    """Return a run's part of the page; ``show`` returns the name of a picture's file, relative to the page."""
+    return "".join(f"{_block(block, show)}\n\n" for block in blocks)
 
 
 def _block(block: Block, show: Callable[[Picture], str]) -> str:
@@ -39,7 +39,7 @@ def _block(block: Block, show: Callable[[Picture], str]) -> str:
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
             return f"{fence}{language}\n{text}\n{fence}"
         case Details(title, blocks):
-            return "\n\n".join([f"### {_escape(title)}", *(_block(part, show) for part in blocks)])
+            return f"### {_escape(title)}\n\n{render_markdown(blocks, show)}".rstrip()
 
 
 def _table(table: Table) -> str:

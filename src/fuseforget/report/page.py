@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from math import comb
 from pathlib import Path
 from typing import Any
 
-from fuseforget.errors import InputError, OutputError
+from fuseforget.errors import InputError
 from fuseforget.records import changed_code, read_records, read_run
 from fuseforget.report import figures
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import RANDOM, Facts, cell
-from fuseforget.report.html import render_html
+from fuseforget.report.files import write_whole
+from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
 from fuseforget.report.shortcuts import curve_table, summarise
 
@@ -42,57 +44,30 @@ def write_report(runs: list[str | Path], out: str | Path) -> Path:
     if not runs:
         raise InputError("report", expected="one run or more", found="none")
     found = [(Path(run), read_run(run), read_records(run)) for run in runs]
-    sections = [_section(run, description, records) for run, description, records in found]
-    if suffix in MARKDOWN:
-        page = render_markdown(sections, _beside_the_page(target, sections))
-    else:
-        page = render_html(sections, _beside_the_runs([run for run, _, _ in found], sections))
-    _write(target, page)
+    parts = []
+    for number, (run, description, records) in enumerate(found, 1):
+        section = _section(run, description, records)
+        if suffix in MARKDOWN:
+            stem = target.stem if number == 1 else f"{target.stem}-{number}"
+            parts.append(render_markdown(section, partial(_beside_the_page, target.parent, stem)))
+        else:
+            parts.append(render_html(section, partial(_beside_the_run, run)))
+    page = "".join(parts).rstrip() + "\n" if suffix in MARKDOWN else html_page("".join(parts))
+    write_whole(target, page.encode("utf-8"))
     return target
 
 
-def _beside_the_page(target: Path, sections: list[list[Block]]) -> Any:
-    names = {}
-    for number, section in enumerate(sections, 1):
-        for picture in _pictures(section):
-            name = picture.name if number == 1 else f"{number}-{picture.name}"
-            names[id(picture)] = f"{target.stem}-{name}.png"
-
-    def show(picture: Picture) -> str:
-        figures.save(picture.figure, target.parent / names[id(picture)])
-        return names[id(picture)]
-
-    return show
+def _beside_the_page(directory: Path, stem: str, picture: Picture) -> str:
+    name = f"{stem}-{picture.name}.png"
+    figures.save(picture.figure, directory / name)
+    return name
 
 
-def _beside_the_runs(runs: list[Path], sections: list[list[Block]]) -> Any:
-    homes = {id(picture): run for run, section in zip(runs, sections, strict=True) for picture in _pictures(section)}
+def _beside_the_run(run: Path, picture: Picture) -> str:
     action = "A report in Markdown (-o FILE.md) writes nothing to the run."
-
-    def show(picture: Picture) -> str:
-        for kind in ("png", "pdf"):
-            figures.save(picture.figure, homes[id(picture)] / "figures" / f"{picture.name}.{kind}", action=action)
-        return figures.svg(picture.figure)
-
-    return show
-
-
-def _pictures(section: list[Block]) -> list[Picture]:
-    return [picture for block in section if isinstance(block, Pictures) for picture in block.pictures]
-
-
-def _write(target: Path, page: str) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(page, encoding="utf-8")
-            partial.rename(target)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError.caused_by(error, str(target)) from error
+    for kind in ("png", "pdf"):
+        figures.save(picture.figure, run / "figures" / f"{picture.name}.{kind}", action=action)
+    return figures.svg(picture.figure)
 
 
 def _section(run: Path, description: Record, records: list[Record]) -> list[Block]:
