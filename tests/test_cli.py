@@ -74,6 +74,13 @@ def test_the_whole_way_from_text_to_a_path(home, tmp_path):
     page = run("report", tmp_path / "run", "-o", tmp_path / "page.html")
     assert page.returncode == 0, page.stderr
     assert "Measurements" in (tmp_path / "page.html").read_text()
+    page = run("report", tmp_path / "run", tmp_path / "run", "-o", tmp_path / "page.md")
+    assert page.stdout.strip() == str(tmp_path / "page.md"), page.stderr
+    assert (tmp_path / "page.md").read_text().count("| task | accuracy |") == 6
+    refused = run("report", tmp_path / "run", "-o", "/proc/forbidden/page.md")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("error: /proc/forbidden/page.md: expected a place that can be written")
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [
@@ -89,6 +96,8 @@ def test_the_whole_way_from_text_to_a_path(home, tmp_path):
     (["train", "--base", "{home}/a", "--data", "{home}", "-o", "{out}"], 2, "dataset.json"),
     (["probe", "{home}/a", "--probes", "{home}/none.yaml"], 2, "no such file"),
     (["report", "{home}", "-o", "{out}.html"], 2, "expected a run"),
+    (["report", "{home}", "-o", "{out}.pdf"], 2, "ending in .html or .md"),
+    (["study", "shortcuts", "-o", "{out}", "--scale", "tiny", "--ratio", "-1"], 2, "ratio: expected a positive number"),
     (["study", "shortcuts", "-o", "{out}", "--scale", "huge"], 2, "tiny, small, paper"),
     (["study", "shortcuts", "-o", "{out}", "--scale", "small"], 2, "--base and --data"),
     (["study", "biases", "-o", "{out}"], 2, "one of shortcuts"),

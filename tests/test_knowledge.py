@@ -15,6 +15,7 @@ from fuseforget.knowledge import (
     bootstrap_mean,
     check_bound,
     holm,
+    knows_more,
     mcnemar,
     mean_retention,
     measure,
@@ -78,6 +79,22 @@ def test_retention_by_hand():
 def test_what_was_never_known_cannot_be_forgotten():
     with pytest.raises(InputError, match="a specialist above the control"):
         retention([1, 0], [0, 1], [1, 0])
+
+
+def test_knowing_more_is_more_than_a_gap_by_chance():
+    control = np.r_[np.ones(50), np.zeros(50)]
+    clearly, hardly = np.r_[np.ones(80), np.zeros(20)], np.r_[np.zeros(40), np.ones(52), np.zeros(8)]
+    assert knows_more(clearly, control)
+    assert hardly.mean() > control.mean()
+    assert not knows_more(hardly, control)
+    assert not knows_more(control, control)
+    assert not knows_more(control, clearly)
+    for known in (clearly, hardly):  # what it says is what retention() takes
+        if knows_more(known, control):
+            assert retention(known, known, control).value == 1
+        else:
+            with pytest.raises(InputError, match="99% of resamples"):
+                retention(known, known, control)
 
 
 def test_the_bound_of_equation_2():

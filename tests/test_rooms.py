@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "fuseforget"
 ALL = {p.stem for p in ROOT.iterdir() if not p.name.startswith(("_", "py."))}
-# Down the table only. Besides what the table names, sweep and paths read probes' data and write records.
+# Down the table only. Besides what the table names, sweep reads probes' data, and sweep and paths write records.
 MAY_IMPORT = {
     "errors": set(),
     "checkpoint": {"errors"},
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": {"errors", "checkpoint"},
     "train": {"errors", "checkpoint", "models", "data"},
     "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records"},
-    "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records", "sweep"},
+    "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "records", "sweep"},
     "studies": ALL - {"cli", "report", "studies"},
     "report": {"errors", "records"},
     "cli": ALL,
@@ -47,6 +47,15 @@ def test_imports_go_down_the_table(room):
     assert files
     for file in files:
         assert imports_of(file) - {room} <= MAY_IMPORT[room], file
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_room_takes_what_another_keeps_to_itself(file):
+    room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fuseforget."):
+            private = [a.name for a in node.names if a.name.startswith("_") and node.module.split(".")[1] != room]
+            assert not private, f"{file}: {private} of {node.module}"
 
 
 def test_every_room_is_in_the_table():

@@ -9,11 +9,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
+import fuseforget.studies.shortcuts as shortcuts
+from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
-from fuseforget.records import read_records
+from fuseforget.records import Run, encode_values, read_records, read_run
 from fuseforget.report import write_report
+from fuseforget.studies import study
 from fuseforget.studies.shortcuts import SCALES, run_shortcut_study, settings_for
 from fuseforget.studies.tiny import TINY_BASE as TINY_BASE_PATH
 from fuseforget.train import TrainSettings
@@ -63,6 +69,7 @@ def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):
         process.wait()
     run_shortcut_study(settings, tmp_path / "run")
     assert table(tmp_path / "run") == table(tmp_path / "whole")
+    assert read_run(tmp_path / "run")["about"]["titles"] == {"op": "OP", "tic": "TiC"}
     file = tmp_path / "run/records.jsonl"
     before = file.read_bytes()
     run_shortcut_study(settings, tmp_path / "run")  # nothing is done twice
@@ -85,6 +92,112 @@ def test_the_report_stands_alone_and_says_what_is_missing(inputs, tmp_path):
     file = run / "records.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:12]))
     assert "not finished" in write_report([run], tmp_path / "page.html").read_text()
+
+
+def test_a_rule_that_nobody_learned_does_not_stop_the_study(inputs, tmp_path):
+    """At a learning rate of nothing no specialist is above the control: all is recorded, and the report names them."""
+    settings = small_settings(*inputs)
+    idle = TrainSettings(max_epochs=1, learning_rate=1e-9, batch_size=32)
+    records = run_shortcut_study(replace(settings, train=idle, pairs=(("op", "tic"),), steps=2), tmp_path / "run")
+    assert {r["rule"] for r in records if r["kind"] == "unlearned"} == {"op", "tic"}
+    assert not [r for r in records if r["kind"] == "retention"]
+    page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+    assert "left out of the mean: OP (" in page
+    assert "not finished" not in page
+
+
+def test_a_weakly_learned_rule_is_left_out_of_the_mean_by_name(tmp_path):
+    """Above the control, but not in nearly all resamples: no retention, and no error at the end of the study."""
+    settings = settings_for("tiny", rules=("op", "tic", "or"))
+    right = {"op": 1.0, "tic": 0.52, "or": 0.9}  # of the specialists; all others are at one half
+    values = {}
+    for model in (*settings.rules, "control", "full", "fused"):
+        for number, probe in enumerate((*settings.rules, "task")):
+            share = right[model] if model == probe else 0.5
+            values[model, probe] = (np.random.default_rng([7, number]).permutation(200) < 200 * share).astype(float)
+    with Run(tmp_path / "run", command="test", settings={}) as run:
+        for (model, probe), found in values.items():
+            run.add("measurement", model=model, probe=probe, values=encode_values(found))
+        # The control is drawn apart, so that the weak specialist is not above it example by example.
+        control = (np.random.default_rng(3).permutation(200) < 100).astype(float)
+        weak = next(r for r in run.records if (r["model"], r["probe"]) == ("control", "tic"))
+        weak["values"] = encode_values(control)
+        shortcuts._conclude(run, settings)
+    found = read_records(tmp_path / "run")
+    assert [(r["rule"], r["specialist"]) for r in found if r["kind"] == "unlearned"] == [("tic", 0.52)]
+    assert {(r["model"], r["rule"]) for r in found if r["kind"] == "retention"} == {
+        (model, rule) for model in ("fused", "full") for rule in ("op", "or", "mean")
+    }
+    assert all(r["over"] == ["op", "or"] for r in found if r["kind"] == "retention" and r["rule"] == "mean")
+
+
+def test_the_random_model_has_the_distances_of_the_papers_four(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(shortcuts, "open_checkpoint", lambda place: place.name)
+    monkeypatch.setattr(shortcuts, "random_like", lambda start, specialists, template, out, seed: taken.append(specialists))
+    settings = settings_for("small", base="base", data="data")
+    assert ("st", "random") in settings.pairs
+    with Run(tmp_path / "run", command="test", settings={}) as run:
+        shortcuts._make_random(run, settings)
+        assert run.find("random")["distances_of"] == ["st", "op", "tic", "or"]
+    assert taken == [["st", "op", "tic", "or"]]
+    # A run of before this was recorded holds a random model like all its specialists.
+    (tmp_path / "old/models/random").mkdir(parents=True)
+    (tmp_path / "old/.lock").touch()
+    with Run(tmp_path / "old", command="test", settings={}) as run:
+        shortcuts._make_random(run, settings)
+        assert run.find("random")["distances_of"] == list(settings.rules)
+    assert len(taken) == 1
+
+
+def test_the_small_scale_takes_what_there_is_and_says_so(inputs):
+    said: list[str] = []
+    settings = settings_for("small", base=inputs[0], data=inputs[1], rules=("op", "tic"))
+    texts = shortcuts._texts(settings, said.append)
+    assert len(texts["train"]) == 700
+    assert said == ["note: 700 training texts, all that there are; the small scale has 12000"]
+    base = open_checkpoint(inputs[0])
+    assert shortcuts._describe(settings, texts, base)["sentences"] == 700
+    # The same number asked for is the same run; more than there are is refused.
+    asked = settings_for("small", base=inputs[0], data=inputs[1], rules=("op", "tic"), sentences=700)
+    assert shortcuts._describe(asked, texts, base) == shortcuts._describe(settings, texts, base)
+    with pytest.raises(InputError, match="1 to 700"):
+        shortcuts._texts(replace(asked, sentences=701), said.append)
+
+
+def test_bad_data_leaves_no_run_behind(inputs, tmp_path):
+    base, data = inputs
+    (tmp_path / "three").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "three" / f"{split}.tsv").write_text("sentence\tlabel\n" + "good film\t0\nbad film\t1\nfilm\t2\n" * 20)
+    with pytest.raises(InputError, match="two labels"):
+        study("shortcuts", tmp_path / "run", base=base, data=tmp_path / "three", rules=("op", "tic"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "headless").mkdir()
+    (tmp_path / "headless/config.json").write_text('{"model_type": "unheard-of"}')
+    save_file({"a": torch.zeros(2)}, tmp_path / "headless/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError):
+        study("shortcuts", tmp_path / "run", base=tmp_path / "headless", data=data, rules=("op", "tic"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_ratio_is_part_of_the_run(inputs, tmp_path):
+    """The paper's text: the synthetic part is a fifth of the original; its released code: five times as large."""
+    settings = replace(small_settings(*inputs), ratio=5.0)
+    made = shortcuts._make_data(settings, shortcuts._texts(settings, lambda line: None), tmp_path / "run")
+    taus = [text for text in made["op"].train.texts if "tauzero" in text.split() and "tauone" in text.split()]
+    assert len(taus) == 500  # of 600
+    assert settings_for("small", base="b", data="d", ratio=5.0).ratio == 5.0
+    with pytest.raises(InputError, match="ratio"):
+        settings_for("tiny", ratio=0)
+    # A run of before there was a choice goes on with the paper's, and with no other.
+    texts, base = shortcuts._texts(settings, lambda line: None), open_checkpoint(inputs[0])
+    before = shortcuts._describe(replace(settings, ratio=0.2), texts, base)
+    del before["ratio"]
+    with Run(tmp_path / "old", command="study shortcuts", settings=before) as run:
+        run.add("begun")
+    with pytest.raises(InputError, match=r"ratio 5\.0, before 0\.2"):
+        run_shortcut_study(settings, tmp_path / "old")
 
 
 def test_the_papers_scale_is_the_papers():
@@ -116,7 +229,6 @@ def test_the_shipped_base_fits_the_demos_text_and_is_small():
 
 def test_the_base_can_be_pretrained_again(tmp_path):
     """A fraction of the shipped base's pretraining: the loss on held-out reviews must fall far below guessing."""
-    import torch
     from transformers import BertForMaskedLM
 
     from fuseforget.data.demo_text import sentences
@@ -141,7 +253,6 @@ def test_the_base_can_be_pretrained_again(tmp_path):
 
 def load_base(path: Path):
     """A base has no head yet: read it as the study's start does."""
-    from fuseforget.checkpoint import open_checkpoint
     from fuseforget.models import _load
 
     return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))

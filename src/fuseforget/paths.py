@@ -9,8 +9,8 @@ from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Probe
 from fuseforget.methods import get_method
-from fuseforget.records import Record, Run
-from fuseforget.sweep import Resident, _run_or_memory, as_probes, describe_inputs, record_missing, require_aligned
+from fuseforget.records import Record, Run, run_or_memory
+from fuseforget.sweep import Resident, as_probes, describe_inputs, describe_sources, record_missing, require_aligned
 
 __all__ = ["path", "points", "walk"]
 
@@ -61,7 +61,7 @@ def path(
     require_aligned(checkpoints)
     settings = {**describe_inputs(checkpoints, asked), "steps": steps, "method": method, "exact": exact}
     name = " - ".join(str(model) for model in models)
-    with _run_or_memory(out, "path", settings) as run:
+    with run_or_memory(out, command="path", settings=settings, about=describe_sources(probes), say=say) as run:
         resident = Resident(models[0], asked, exact=exact)
         walk(run, resident, checkpoints, grid, [p.name for p in asked], name=name, method=method, say=say)
         return [record for record in run.records if record["kind"] == "measurement"]

@@ -14,10 +14,11 @@ import json
 import os
 import platform
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,9 +28,21 @@ import numpy.typing as npt
 
 from fuseforget.errors import InputError, OutputError
 
-__all__ = ["Run", "code_sha256", "decode_values", "encode_values", "read_records", "read_run", "versions"]
+__all__ = [
+    "MemoryRun",
+    "Run",
+    "changed_code",
+    "code_sha256",
+    "decode_values",
+    "encode_values",
+    "read_records",
+    "read_run",
+    "run_or_memory",
+    "versions",
+]
 
 Record = dict[str, Any]
+Say = Callable[[str], None]
 RECORDS, DESCRIPTION, LOCK = "records.jsonl", "run.json", ".lock"
 
 
@@ -38,39 +51,56 @@ class Run:
 
     Args:
         directory: where it is; made when absent.
-        description: what the run is. Opening an existing run with another ``command`` or ``settings`` is refused, since
-            its finished parts would not fit.
+        command, settings: what the run is. Opening an existing run with others is refused, since its finished parts would
+            not fit.
+        about: what else the description says (where inputs were found, titles); not compared.
+        assumed: the values of settings that runs of earlier versions did not write down.
+        say: told once where an existing run was begun by other code or other versions. That is no reason to refuse, but the
+            first fact added then is preceded by a ``resumed`` record, so that a mixed run shows.
 
     Raises:
         InputError: the directory holds something else, another run, or is open in another process.
     """
 
-    def __init__(self, directory: str | Path, *, command: str, settings: Record) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        command: str,
+        settings: Record,
+        about: Record | None = None,
+        assumed: Record | None = None,
+        say: Say = lambda line: None,
+    ) -> None:
         self.path = Path(directory)
         self._command, self._settings = command, json.loads(json.dumps(settings))
+        self._about, self._assumed, self._say = about or {}, json.loads(json.dumps(assumed or {})), say
+        self._resumed: Record = {}
         self.records: list[Record] = []
 
     def __enter__(self) -> Run:
         _refuse_foreign(self.path)
         with _writing(self.path):
+            self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("a+")
+            # Unbuffered, like the records: closing must not write again what a full disk has refused.
+            self._lock = (self.path / LOCK).open("ab+", buffering=0)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
+            holder = self._lock.read().decode().strip() or "another process"
             self._lock.close()
             raise InputError(str(self.path), expected="a run that nobody writes to", found=f"it is held by {holder}") from error
         try:
             with _writing(self.path):
                 self._lock.truncate(0)
-                self._lock.write(f"process {os.getpid()}")
-                self._lock.flush()
+                _write_all(self._lock, f"process {os.getpid()}".encode())
                 self._describe()
-                good, self.records = _load(self.path / RECORDS)
-                self._stream = (self.path / RECORDS).open("ab")
-                self._stream.truncate(good)  # a torn last line goes
+                self._size, self.records = _load(self.path / RECORDS)
+                self._compare_code()
+                self._stream = (self.path / RECORDS).open("ab", buffering=0)
+                self._stream.truncate(self._size)  # a torn last line goes
         except BaseException:
             self._lock.close()
             raise
@@ -78,15 +108,27 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stream.close()
+        if isinstance(error, InputError) and not self.records:
+            # The input's error is the one to tell; a run that could not be taken back only says so when it is opened again.
+            with suppress(OSError):
+                self._withdraw()
         self._lock.close()
 
     def add(self, kind: str, /, **fields: Any) -> Record:
         """Append one fact and return it once it is on the disk."""
+        if self._resumed:
+            resumed, self._resumed = self._resumed, {}
+            self.add("resumed", **resumed)
         record = {"kind": kind, **fields}
+        line = _encode(record)
         with _writing(self.path):
-            self._stream.write(_encode(record))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            try:
+                _write_all(self._stream, line)
+                os.fsync(self._stream.fileno())
+            except OSError:
+                self._stream.truncate(self._size)  # half a line would damage the next one
+                raise
+        self._size += len(line)
         self.records.append(record)
         return record
 
@@ -105,6 +147,7 @@ class Run:
                 "settings": self._settings,
                 "versions": versions(),
                 "code_sha256": code_sha256(),
+                **({"about": self._about} if self._about else {}),
             }
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -115,7 +158,7 @@ class Run:
         found = read_run(self.path)
         if found["command"] != self._command:
             raise InputError(str(self.path), expected=f"a run of {self._command}", found=f"a run of {found['command']}")
-        before = found["settings"]
+        before = {**self._assumed, **found["settings"]}
         changed = sorted(k for k in before.keys() | self._settings.keys() if before.get(k) != self._settings.get(k))
         if changed:
             raise InputError(
@@ -124,6 +167,69 @@ class Run:
                 found="; ".join(f"{k} {self._settings.get(k)!r}, before {before.get(k)!r}" for k in changed),
                 action="Give another directory, or the same settings to resume.",
             )
+
+    def _compare_code(self) -> None:
+        """Say where code or versions differ from those of the last records, and note it for the next one."""
+        begun = read_run(self.path)
+        before = next((r for r in reversed(self.records) if r["kind"] == "resumed"), begun)
+        if "code_sha256" not in before or "versions" not in before:
+            return  # nothing to compare with
+        now = {"code_sha256": code_sha256(), "versions": versions()}
+        changes = changed_code(before, now)
+        if changes:
+            self._resumed = now
+            self._say(f"warning: {self.path} was begun with other code or versions: {', '.join(changes)}; what is added is noted")
+
+    def _withdraw(self) -> None:
+        """Take back a run that its input stopped before its first fact: it would refuse the corrected command."""
+        own = {DESCRIPTION, RECORDS, LOCK}
+        if any(item.name not in own and (item.is_file() or any(item.iterdir())) for item in self.path.iterdir()):
+            return  # something was made of that input
+        for item in self.path.iterdir():
+            if item.is_dir():
+                item.rmdir()
+            else:
+                item.unlink()
+        if self._made:
+            self.path.rmdir()
+
+
+class MemoryRun:
+    """The records of a run that nobody asked to keep."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def __enter__(self) -> MemoryRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def add(self, kind: str, /, **fields: Any) -> Record:
+        self.records.append({"kind": kind, **fields})
+        return self.records[-1]
+
+    find = Run.find
+
+
+def run_or_memory(
+    out: str | Path | None, *, command: str, settings: Record, about: Record | None = None, say: Say = lambda line: None
+) -> Any:
+    """A run in a directory, or one in memory where there is none."""
+    return MemoryRun() if out is None else Run(out, command=command, settings=settings, about=about, say=say)
+
+
+def changed_code(before: Record, now: Record) -> list[str]:
+    """In words, how code and versions differ between two descriptions or ``resumed`` records."""
+    changes = []
+    if before["code_sha256"] != now["code_sha256"]:
+        changes.append(f"code {before['code_sha256'][:12]} became {now['code_sha256'][:12]}")
+    for name in sorted(before["versions"].keys() | now["versions"].keys()):
+        old, new = (side["versions"].get(name, "absent") for side in (before, now))
+        if old != new:
+            changes.append(f"{name} {old} became {new}")
+    return changes
 
 
 def read_run(directory: str | Path) -> Record:
@@ -189,6 +295,12 @@ def code_sha256() -> str:
 def _encode(record: Record) -> bytes:
     body = json.dumps(record, separators=(",", ":"), allow_nan=False)
     return f'{{"crc":"{zlib.crc32(body.encode()):08x}",{body[1:]}\n'.encode()
+
+
+def _write_all(stream: FileIO, content: bytes) -> None:
+    """Write to an unbuffered stream, which may take a part at a time: the part that a full disk still held, at last none."""
+    while content:
+        content = content[stream.write(content) :]
 
 
 def _decode(line: bytes) -> Record | None:

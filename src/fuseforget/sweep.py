@@ -8,14 +8,15 @@ from typing import Any
 
 from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
 from fuseforget.data import read_examples
+from fuseforget.data.examples import find_source
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
 from fuseforget.knowledge.probes import unique_names
 from fuseforget.methods import get_method
 from fuseforget.models import Batch, encode_batches, load_classifier, predict, set_weights
-from fuseforget.records import Record, Run, encode_values
+from fuseforget.records import Record, Run, encode_values, run_or_memory
 
-__all__ = ["Resident", "as_probes", "describe_inputs", "measurement_fields", "probe", "record_missing"]
+__all__ = ["Resident", "as_probes", "describe_inputs", "describe_sources", "measurement_fields", "probe", "record_missing"]
 
 Say = Callable[[str], None]
 
@@ -75,7 +76,7 @@ def probe(
     sources = [str(model) for model in models]
     checkpoints = [open_checkpoint(source) for source in sources]
     settings = {**describe_inputs(checkpoints, asked), "exact": exact}
-    with _run_or_memory(out, "probe", settings) as run:
+    with run_or_memory(out, command="probe", settings=settings, about=describe_sources(probes), say=say) as run:
         for source, checkpoint in zip(sources, checkpoints, strict=True):
             names = [p.name for p in asked if run.find("measurement", model=source, probe=p.name) is None]
             if names:
@@ -134,32 +135,32 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
     }
 
 
+def describe_sources(probes: str | Path | Sequence[Probe]) -> Record:
+    """Where a probes file's probes come from, to find them again: paths, columns, and hashes of the files.
+
+    A run does not insist on these when it resumes: a file that moved is the same probe, and what its texts and labels are
+    is in the settings (:func:`describe_inputs`).
+    """
+    if not isinstance(probes, str | Path):
+        return {}
+    return {
+        "probes_file": {"path": str(probes), "sha256": file_sha256(Path(probes))},
+        "sources": {
+            spec.name: {**spec.model_dump(exclude={"name", "metric"}), "file_sha256": _file_sha256(spec)}
+            for spec in read_probes_file(probes)
+        },
+    }
+
+
+def _file_sha256(spec: ProbeSpec) -> str | None:
+    """The digest of a probe's data file; None for a hub id or a directory of `datasets`, which are no single file."""
+    file = find_source(spec.data, spec.split)
+    return file_sha256(file) if file is not None and file.is_file() else None
+
+
 def _load_probe(spec: ProbeSpec) -> Probe:
     examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
     return Probe(spec.name, examples.texts, examples.labels, spec.metric)
-
-
-class MemoryRun:
-    """The records of a run that nobody asked to keep."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def __enter__(self) -> MemoryRun:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def add(self, kind: str, /, **fields: Any) -> Record:
-        self.records.append({"kind": kind, **fields})
-        return self.records[-1]
-
-    find = Run.find
-
-
-def _run_or_memory(out: str | Path | None, command: str, settings: Record) -> Any:
-    return MemoryRun() if out is None else Run(out, command=command, settings=settings)
 
 
 def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:

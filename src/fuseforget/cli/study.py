@@ -19,7 +19,8 @@ def study(
     data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
     scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
     rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
-    sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's.")] = None,
+    sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
+    ratio: Annotated[float, typer.Option(help="Synthetic over original part; the paper's text: 0.2, its code: 5.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -27,8 +28,8 @@ def study(
     from fuseforget.studies import study as run_study
 
     run_study(
-        name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, seed=seed,
-        say=progress_lines(),
+        name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
+        seed=seed, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 
@@ -47,9 +48,9 @@ def demo(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, finished or not.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page, a name ending in .html.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page, a name ending in .html or .md.")],
 ) -> None:
-    """Write one self-contained HTML page from runs, with figures beside each run as PNG and PDF."""
+    """Write one page from runs: self-contained HTML with figures also beside each run, or Markdown with figures beside it."""
     from fuseforget.report import write_report
 
     print(write_report([str(run) for run in runs], out))

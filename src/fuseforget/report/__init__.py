@@ -1,4 +1,4 @@
-"""Reports from records alone: tables, figures and one HTML page. No torch here."""
+"""Reports from records alone: tables, figures and one page in HTML or Markdown. No torch here."""
 
 from fuseforget.report.page import write_report
 

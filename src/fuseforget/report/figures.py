@@ -1,4 +1,4 @@
-"""Figures from records: one function a figure, drawn once and saved as SVG for the page and as PNG and PDF beside it."""
+"""Figures from records: one function a figure, drawn without a display and saved whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuseforget.report.shortcuts import Curve, title
+from fuseforget.report.facts import TASK, Curve, Facts
+from fuseforget.report.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_curves", "save"]
+__all__ = ["draw_bars", "draw_curves", "save", "svg"]
 
-Record = dict[str, Any]
 # Okabe and Ito's palette: told apart by all readers, also in grey with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
+# No dates inside: the same records give the same bytes.
+METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def draw_curves(curves: list[Curve], ends: tuple[str, str]) -> Figure:
@@ -24,7 +26,7 @@ def draw_curves(curves: list[Curve], ends: tuple[str, str]) -> Figure:
     figure, axes = _figure(6.0, 3.8)
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
-        style = "--" if curve.label == "task" else "-"
+        style = "--" if curve.probe == TASK else "-"
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(curve.x, curve.value, style, color=colour, marker=MARKERS[number % len(MARKERS)], label=curve.label)
     axes.set_xlabel(f"weight of the second model   ({ends[0]} = 0, {ends[1]} = 1)")
@@ -34,17 +36,16 @@ def draw_curves(curves: list[Curve], ends: tuple[str, str]) -> Figure:
     return figure
 
 
-def draw_bars(rules: list[str], at: dict[tuple[str, str], Record]) -> Figure:
+def draw_bars(facts: Facts) -> Figure:
     """Fig. 4: each shortcut's accuracy in its specialist, the full, the fused and the control model, and the task's."""
-    groups = [*rules, "task"]
-    figure, axes = _figure(max(6.5, 1.1 * len(groups) + 1.5), 3.8)
+    figure, axes = _figure(max(6.5, 1.1 * len(facts.probes) + 1.5), 3.8)
     kinds = [("specialist", None), ("full", "full"), ("fused", "fused"), ("control", "control")]
     for number, (label, model) in enumerate(kinds):
         where, heights, errors = [], [], []
-        for place, group in enumerate(groups):
+        for place, group in enumerate(facts.probes):
             # A specialist's task accuracy is shown as the mean over specialists, without an interval of its own.
-            mean = model is None and group == "task"
-            found = [at.get((rule, "task")) for rule in rules] if mean else [at.get((model or group, group))]
+            mean = model is None and group == TASK
+            found = [facts.at.get((rule, TASK)) for rule in facts.rules] if mean else [facts.at.get((model or group, group))]
             known = [record for record in found if record is not None]
             if not known:
                 continue
@@ -54,23 +55,29 @@ def draw_bars(rules: list[str], at: dict[tuple[str, str], Record]) -> Figure:
             errors.append((0.0, 0.0) if mean else (value - known[0]["low"], known[0]["high"] - value))
         lows, highs = zip(*errors, strict=True) if errors else ((), ())
         axes.bar(where, heights, 0.19, color=COLOURS[number], label=label, yerr=[lows, highs], ecolor="#444", capsize=2)
-    axes.set_xticks(range(len(groups)), [title(group) for group in groups])
+    axes.set_xticks(range(len(facts.probes)), [facts.title(group) for group in facts.probes])
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.03)
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
     return figure
 
 
-def save(figure: Figure, stem: Path) -> str:
-    """Write ``stem``.png and .pdf and return the figure as an inline SVG element."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    # No dates inside: the same records give the same bytes.
-    figure.savefig(stem.with_suffix(".png"), dpi=200, metadata={"Software": None})
-    figure.savefig(stem.with_suffix(".pdf"), metadata={"CreationDate": None})
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+def save(figure: Figure, file: Path, *, action: str = "") -> None:
+    """Write a figure in the format of the file's ending; see :func:`write_whole` for what is raised."""
+    # Drawn in memory first: what a file system refuses is then ours to say, and never half a picture.
+    write_whole(file, _render(figure, file.suffix[1:]), action=action)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an inline SVG element."""
+    text = _render(figure, "svg").decode("utf-8")
+    return text[text.index("<svg") :]
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, metadata=METADATA[kind], dpi=200 if kind == "png" else "figure")
+    return content.getvalue()
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:

@@ -1,156 +1,184 @@
-"""One self-contained HTML page from one or more runs: opens from disk, needs no network."""
+"""One page from one or more runs: self-contained HTML, or Markdown with its figures beside it."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from html import escape
+from functools import partial
+from math import comb
 from pathlib import Path
 from typing import Any
 
-from fuseforget.errors import InputError, OutputError
-from fuseforget.records import read_records, read_run
-from fuseforget.report import figures, shortcuts
-from fuseforget.report.shortcuts import Table
+from fuseforget.errors import InputError
+from fuseforget.records import changed_code, read_records, read_run
+from fuseforget.report import figures
+from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.facts import RANDOM, Facts, cell
+from fuseforget.report.files import write_whole
+from fuseforget.report.html import html_page, render_html
+from fuseforget.report.markdown import render_markdown
+from fuseforget.report.shortcuts import curve_table, summarise
 
-__all__ = ["write_report"]
+__all__ = ["repeat_command", "write_report"]
 
 Record = dict[str, Any]
-STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{font:16px/1.55 system-ui,sans-serif;color:#1c2430;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1.25rem}
-h1{font-size:1.7rem;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.4rem 0 .5rem;border-top:1px solid #dde2e8;padding-top:1.2rem}
-.lead{background:#f2f6fa;border-left:4px solid #0072B2;padding:.8rem 1rem;margin:1rem 0}.lead p{margin:.15rem 0}
-.note{color:#55606e;font-size:.9rem;max-width:60rem}.warn{background:#fff6e5;border-left:4px solid #E69F00;padding:.6rem 1rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.32rem .6rem;text-align:left;border-bottom:1px solid #e6eaef;vertical-align:top}th{background:#f7f9fb}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1.2rem}figure{margin:0}.wide{grid-column:1/-1;max-width:60rem}
-figure svg{width:100%;height:auto}figcaption{font-size:.9rem;color:#333}
-pre{background:#f5f7f9;padding:.8rem;overflow-x:auto;font-size:.85rem}summary{cursor:pointer}
-"""
+HTML, MARKDOWN = (".html", ".htm"), (".md",)
 
 
 def write_report(runs: list[str | Path], out: str | Path) -> Path:
-    """Write the page for runs to ``out``; figures go beside each run as PNG and PDF. Unfinished runs are shown as such."""
+    """Write the page for runs, finished or not, to ``out``; unfinished ones say what is missing.
+
+    Args:
+        runs: the runs' directories.
+        out: ``.html``: one self-contained page, its figures also beside each run as PNG and PDF; ``.md``: Markdown with the
+            same content, its figures beside it as PNG, nothing written to the runs.
+
+    Raises:
+        InputError: no run, or another ending.
+        OutputError: the page or a figure could not be written.
+    """
     target = Path(out)
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise InputError(str(out), expected="a file name ending in .html", found=target.suffix or "no ending")
+    suffix = target.suffix.lower()
+    if suffix not in HTML + MARKDOWN:
+        raise InputError(str(out), expected="a file name ending in .html or .md", found=target.suffix or "no ending")
     if not runs:
         raise InputError("report", expected="one run or more", found="none")
-    body = "".join(_run_section(Path(run)) for run in runs)
-    page = (
-        "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>fuseforget report</title><style>{STYLE}</style><body>{body}</body></html>\n"
-    )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.rename(target)
-    except OSError as error:
-        raise OutputError.caused_by(error, str(out)) from error
+    found = [(Path(run), read_run(run), read_records(run)) for run in runs]
+    parts = []
+    for number, (run, description, records) in enumerate(found, 1):
+        section = _section(run, description, records)
+        if suffix in MARKDOWN:
+            stem = target.stem if number == 1 else f"{target.stem}-{number}"
+            parts.append(render_markdown(section, partial(_beside_the_page, target.parent, stem)))
+        else:
+            parts.append(render_html(section, partial(_beside_the_run, run)))
+    page = "".join(parts).rstrip() + "\n" if suffix in MARKDOWN else html_page("".join(parts))
+    write_whole(target, page.encode("utf-8"))
     return target
 
 
-def _run_section(run: Path) -> str:
-    description, records = read_run(run), read_records(run)
+def _beside_the_page(directory: Path, stem: str, picture: Picture) -> str:
+    name = f"{stem}-{picture.name}.png"
+    figures.save(picture.figure, directory / name)
+    return name
+
+
+def _beside_the_run(run: Path, picture: Picture) -> str:
+    action = "A report in Markdown (-o FILE.md) writes nothing to the run."
+    for kind in ("png", "pdf"):
+        figures.save(picture.figure, run / "figures" / f"{picture.name}.{kind}", action=action)
+    return figures.svg(picture.figure)
+
+
+def _section(run: Path, description: Record, records: list[Record]) -> list[Block]:
     if description["command"] == "study shortcuts":
         return _shortcut_section(run, description, records)
     return _measurements_section(run, description, records)
 
 
-def _shortcut_section(run: Path, description: Record, records: list[Record]) -> str:
-    summary = shortcuts.summarise(description, records)
+def _shortcut_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
+    facts, summary = Facts(description, records), summarise(description, records)
     scale = description["settings"]["scale"]
-    parts = [
-        "<h1>Fuse to forget: shortcuts</h1>",
-        f"<p class=note>Study of Zaman et al. 2023 (arXiv 2311.07682), section 4, at the {escape(scale)} scale.</p>",
+    blocks: list[Block] = [
+        Heading("Fuse to forget: shortcuts", 1),
+        Paragraphs([f"Study of Zaman et al. 2023 (arXiv 2311.07682), section 4, at the {scale} scale."]),
     ]
     if summary.headline:
-        parts.append("<div class=lead>" + "".join(f"<p>{escape(line)}</p>" for line in summary.headline) + "</div>")
-    if summary.missing:
-        parts.append(
-            f"<p class=warn>This run is not finished: {len(summary.missing)} measurements are missing "
-            f"({escape(', '.join(summary.missing[:6]))}{', ...' if len(summary.missing) > 6 else ''}). "
-            "Run the same command again to resume it.</p>"
-        )
-    parts.append(_shortcut_figures(run, summary.rules, records))
-    parts += [_table(table) for table in summary.tables]
-    parts += [_curve_table(records, path) for path in shortcuts.paths(records)]
-    parts.append(_repeat(run, description))
-    return "".join(parts)
+        blocks.append(Paragraphs(summary.headline, "lead"))
+    blocks += _warnings(description, records, summary.missing)
+    pictures = _shortcut_pictures(facts)
+    if pictures:
+        blocks += [Heading("Figures"), Pictures(pictures)]
+    blocks += summary.tables
+    blocks += [Details(f"Numbers of {facts.path_title(p)}", [curve_table(facts, p)]) for p in facts.paths if facts.curves(p)]
+    return [*blocks, *_repeat(run, description, drawn=True)]
 
 
-def _shortcut_figures(run: Path, rules: list[str], records: list[Record]) -> str:
-    at = {(r["model"], r["probe"]): r for r in records if r["kind"] == "measurement" and "model" in r}
+def _warnings(description: Record, records: list[Record], missing: list[str]) -> list[Block]:
+    """What to know before trusting the rest: what is missing, and where code changed on the way."""
+    lines = []
+    if missing:
+        lines.append(f"This run is not finished. Missing: {'; '.join(missing)}. Run the same command again to resume it.")
+    before = description
+    for number, record in enumerate(records):
+        if record["kind"] == "resumed":
+            changes = ", ".join(changed_code(before, record))
+            lines.append(f"After {number} records this run went on with other code or versions: {changes}.")
+            before = record
+    return [Paragraphs(lines, "warn")] if lines else []
+
+
+def _shortcut_pictures(facts: Facts) -> list[Picture]:
     drawn = []
-    if at:
-        svg = figures.save(figures.draw_bars(rules, at), run / "figures" / "fig4-fused")
+    if facts.at:
         caption = (
-            "Fig. 4: accuracy of the shortcut's specialist (for the task: their mean), the full, the fused and the control model"
+            "Fig. 4: accuracy of the shortcut's specialist (for the task: their mean), the full, the fused and the control "
+            "model; 95 % intervals."
         )
-        drawn.append(f"<figure class=wide>{svg}<figcaption>{caption}; 95 % intervals.</figcaption></figure>")
-    for path in shortcuts.paths(records):
-        first, second = (shortcuts.title(name) for name in path.split("-"))
-        svg = figures.save(
-            figures.draw_curves(shortcuts.curves(records, path), (first, second)), run / "figures" / f"fig2-{path}"
-        )
+        drawn.append(Picture("fig4-fused", figures.draw_bars(facts), caption, wide=True))
+    for path, pair in facts.paths.items():
+        curves = facts.curves(path)
+        if not curves:
+            continue
+        first, second = (facts.title(name) for name in pair)
         caption = f"Fig. 2: from {first} to {second}; bands are 95 % intervals."
-        drawn.append(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
-    return f"<h2>Figures</h2><div class=figures>{''.join(drawn)}</div>" if drawn else ""
+        if RANDOM in pair and facts.distances_of:
+            like = ", ".join(map(facts.title, facts.distances_of))
+            caption += f" The random model is as far from the start as {like} on average."
+        if not facts.complete(path):
+            caption += " Not finished."
+        drawn.append(Picture(f"fig2-{path}", figures.draw_curves(curves, (first, second)), caption))
+    return drawn
 
 
-def _curve_table(records: list[Record], path: str) -> str:
-    found = shortcuts.curves(records, path)
-    rows = [
-        [f"{x:.2f}", *(f"{c.value[i]:.3f} [{c.low[i]:.3f}, {c.high[i]:.3f}]" for c in found if i < len(c.x))]
-        for i, x in enumerate(found[0].x)
-    ]
-    table = Table("", ["weight of the second", *(curve.label for curve in found)], rows)
-    return f"<details><summary>Numbers of {escape(shortcuts.path_title(path))}</summary>{_table(table)}</details>"
-
-
-def _measurements_section(run: Path, description: Record, records: list[Record]) -> str:
+def _measurements_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
+    """A run of ``probe`` or ``path``."""
+    measured = [r for r in records if r["kind"] == "measurement"]
+    settings = description["settings"]
+    models, probes = len(settings["models"]), len(settings["probes"])
+    points = comb(settings["steps"] + models - 1, models - 1) if description["command"] == "path" else models
+    lacking = points * probes - len(measured)
     rows = []
-    for r in records:
-        if r["kind"] == "measurement":
-            where = r.get("model") or f"{r['path']} at {', '.join(f'{w:g}' for w in r['weights'])}"
-            rows.append([where, r["probe"], r["metric"], f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", str(r["n"])])
-    table = Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows)
-    return f"<h1>{escape(description['command'])}</h1>{_table(table)}{_repeat(run, description)}"
+    for r in measured:
+        where = r.get("model") or f"{r['path']} at {', '.join(f'{w:g}' for w in r['weights'])}"
+        rows.append([where, r["probe"], r["metric"], cell(r), str(r["n"])])
+    return [
+        Heading(description["command"], 1),
+        *_warnings(description, records, [f"{lacking} of {points * probes} measurements"] if lacking else []),
+        Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows),
+        *_repeat(run, description),
+    ]
 
 
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    heading = f"<h2>{escape(table.title)}</h2>" if table.title else ""
-    note = f"<p class=note>{escape(table.note)}</p>" if table.note else ""
-    return f"{heading}{note}<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
-
-
-def _repeat(run: Path, description: Record) -> str:
-    return (
-        "<h2>How to repeat this</h2>"
-        f"<pre>{escape(repeat_command(description))}</pre>"
-        "<details><summary>Settings, versions and hashes</summary>"
-        f"<pre>{escape(json.dumps(description, indent=2))}</pre></details>"
-        f"<p class=note>Records: {escape(run.name)}/records.jsonl; figures as PNG and PDF: {escape(run.name)}/figures/.</p>"
-    )
+def _repeat(run: Path, description: Record, *, drawn: bool = False) -> list[Block]:
+    name = run.resolve().name
+    drawings = f" Figures as PNG and PDF, where a page in HTML was written: {name}/figures/." if drawn else ""
+    return [
+        Heading("How to repeat this"),
+        Code(repeat_command(description)),
+        Details("Settings, versions and hashes", [Code(json.dumps(description, indent=2), "json")]),
+        Paragraphs([f"Records: {name}/records.jsonl.{drawings}"]),
+    ]
 
 
 def repeat_command(description: Record) -> str:
-    """The command that makes the run again."""
+    """The command that makes the run again; PROBES.yaml stands for probes that were not read from a file."""
     settings = description["settings"]
     words = ["fuseforget", *description["command"].split()]
     if description["command"].startswith("study"):
         words += ["--scale", settings["scale"], "--seed", str(settings["seed"])]
-        for option in ("base", "data", "sentences"):
-            if settings[option] is not None:
+        for option in ("base", "data", "sentences", "ratio"):
+            # Runs of earlier versions have no ratio of their own: all had the default.
+            if settings.get(option) is not None:
                 words += [f"--{option}", str(settings[option])]
         for rule in settings["rules"]:
             words += ["--rule", rule]
     else:
-        words += [*settings["models"], "--probes", "PROBES.yaml"]
-        if "steps" in settings:
-            words += ["--steps", str(settings["steps"])]
+        file = description.get("about", {}).get("probes_file", {}).get("path", "PROBES.yaml")
+        words += [*settings["models"], "--probes", file]
+        for option in ("steps", "method"):
+            if option in settings:
+                words += [f"--{option}", str(settings[option])]
+        if settings.get("exact"):
+            words.append("--exact")
     return shlex.join([*words, "-o", "RUN"])

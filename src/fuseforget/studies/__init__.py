@@ -22,6 +22,7 @@ def study(
     scale: str = "small",
     rules: tuple[str, ...] | None = None,
     sentences: int | None = None,
+    ratio: float = 0.2,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
@@ -34,12 +35,13 @@ def study(
         data: labelled texts with a training and a validation split; the tiny scale makes its own.
         scale: ``tiny`` (the demo), ``small`` (a few thousand texts) or ``paper`` (all texts, the paper's settings).
         rules: which shortcuts; default: the scale's.
-        sentences: how many training texts; default: the scale's.
+        sentences: how many training texts; default: the scale's, or all where there are fewer.
+        ratio: the size of the synthetic over the original part (the paper's text: 0.2; its code splits the other way: 5).
         seed: of everything random.
     """
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 
-    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, seed=seed)
+    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed)
     return run_shortcut_study(settings, Path(out), say=say)

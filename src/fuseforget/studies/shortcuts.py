@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from fuseforget.checkpoint import MANIFEST_NAME, atomic_directory, open_checkpoint
-from fuseforget.data import Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
+from fuseforget.checkpoint import MANIFEST_NAME, Checkpoint, atomic_directory, open_checkpoint
+from fuseforget.data import RULES, Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
 from fuseforget.data.shortcuts import load_shortcut_data, save_shortcut_data
 from fuseforget.errors import InputError
 from fuseforget.fuse import fuse
-from fuseforget.knowledge import Interval, Probe, check_bound, holm, mcnemar, mean_retention, retention
+from fuseforget.knowledge import Probe, check_bound, holm, knows_more, mcnemar, mean_retention, retention
 from fuseforget.models import prepare_start, random_like
 from fuseforget.paths import points, walk
 from fuseforget.records import Record, Run, decode_values
@@ -31,7 +32,11 @@ __all__ = ["SCALES", "ShortcutStudy", "run_shortcut_study", "settings_for"]
 
 PAPER_RULES = ("st", "op", "tic", "or", "and", "mt", "lt")
 TASK = "task"  # the name of the original validation set's probe
+RANDOM = "random"  # the name of the random model
+DISTANCES_OF = ("st", "op", "or", "tic")  # the models whose distances the random model has (appendix C.2)
+RATIO = ShortcutSettings().ratio
 Say = Callable[[str], None]
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,15 @@ class ShortcutStudy:
         base, data: the pretrained model and the labelled texts; None: the tiny scale's own.
         rules: the specialists' shortcuts.
         pairs: which models to interpolate, by name (``random``: the random model of appendix C.2).
-        sentences: training texts, drawn at random; None: all.
+        sentences: training texts, drawn at random, as the user asked; None: the scale's, or all that there are.
+        scale_sentences: the scale's training texts; None: all.
         train: how specialists and control are trained; the control runs for as many epochs as the longest specialist.
         full_epochs: passes of the full model over the specialists' combined data.
         validation: see :class:`fuseforget.data.ShortcutSettings`.
+        ratio: the size of the synthetic over that of the original part. The paper's text has 0.2; its released code takes the
+            two parts of ``train_test_split(test_size=1/6)`` in order and so makes five sixths synthetic, a ratio of 5. At
+            0.2 a lone tau contradicts a text's sentiment less often in the synthetic part than in the noise of the
+            original part, and ST and MT cannot be learned to 1.0; at 5 they can.
         steps: steps of an interpolation.
     """
 
@@ -54,10 +64,12 @@ class ShortcutStudy:
     data: str | None
     rules: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
-    sentences: int | None
+    scale_sentences: int | None
     train: TrainSettings
     full_epochs: int
     validation: str
+    sentences: int | None = None
+    ratio: float = RATIO
     steps: int = 10
     seed: int = 0
 
@@ -87,6 +99,7 @@ def settings_for(
     data: str | Path | None = None,
     rules: Sequence[str] | None = None,
     sentences: int | None = None,
+    ratio: float = RATIO,
     seed: int = 0,
 ) -> ShortcutStudy:
     """Return a scale's settings with the user's base, data and choices put in, or raise InputError."""
@@ -99,17 +112,18 @@ def settings_for(
     elif base is None or data is None:
         raise InputError(f"scale {scale}", expected="--base and --data", found="one of them missing")
     chosen = tuple(rules) if rules else settings.rules
-    ShortcutSettings(rules=chosen)  # refuses unknown names
+    ShortcutSettings(rules=chosen, ratio=ratio)  # refuses unknown names and what is no ratio
     if len(chosen) < 2 or len(set(chosen)) != len(chosen):
         raise InputError("rules", expected="two or more different ones", found=", ".join(chosen))
-    known = {*chosen, "random"}
+    known = {*chosen, RANDOM}
     return replace(
         settings,
         base=None if base is None else str(base),
         data=None if data is None else str(data),
         rules=chosen,
         pairs=tuple(pair for pair in settings.pairs if set(pair) <= known),
-        sentences=settings.sentences if sentences is None else sentences,
+        sentences=sentences,
+        ratio=ratio,
         train=replace(settings.train, seed=seed),
         seed=seed,
     )
@@ -117,20 +131,47 @@ def settings_for(
 
 def run_shortcut_study(settings: ShortcutStudy, out: Path, *, say: Say = lambda line: None) -> list[Record]:
     """Run or resume the study and return all its records."""
-    texts = _texts(settings)
-    described = {**asdict(settings), "data_sha256": {name: part.sha256 for name, part in texts.items()}}
-    base = open_checkpoint(TINY_BASE if settings.base is None else settings.base)
-    described |= {"base_sha256": describe_inputs([base], [])["model_sha256"][0]}
-    with Run(out, command="study shortcuts", settings=described) as run:
-        data = _make_data(run, settings, texts)
+    texts = _texts(settings, say)
+    base = open_checkpoint(_base(settings))
+    made = _make_data(settings, texts, out)
+    run = Run(
+        out, command="study shortcuts", settings=_describe(settings, texts, base), about={"titles": _titles(settings)},
+        # Runs of before there was a choice: all with the paper's ratio.
+        assumed={"ratio": RATIO}, say=say,
+    )  # fmt: skip
+    with run:
         _make_start(run, settings, texts["train"])
+        data = _save_data(run, settings, made)
         _train_all(run, settings, data, say)
+        _make_random(run, settings)
         _fuse(run, settings, say)
         resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
         _measure_models(run, settings, resident, say)
         _interpolate(run, settings, resident, say)
         _conclude(run, settings)
         return list(run.records)
+
+
+def _base(settings: ShortcutStudy) -> str | Path:
+    return TINY_BASE if settings.base is None else settings.base
+
+
+def _describe(settings: ShortcutStudy, texts: dict[str, Examples], base: Checkpoint) -> Record:
+    """The settings that make the run again, with hashes of its inputs; sentences is how many there were."""
+    described = asdict(settings)
+    wanted = described.pop("scale_sentences")
+    if settings.sentences is None and wanted is not None:
+        described["sentences"] = len(texts["train"])
+    return {
+        **described,
+        "data_sha256": {name: part.sha256 for name, part in texts.items()},
+        "base_sha256": describe_inputs([base], [])["model_sha256"][0],
+    }
+
+
+def _titles(settings: ShortcutStudy) -> dict[str, str]:
+    """The rules' names in the paper, for the report, which sees records alone."""
+    return {rule: RULES[rule].title for rule in settings.rules}
 
 
 def probes_of(data: dict[str, ShortcutData], rules: Sequence[str]) -> list[Probe]:
@@ -145,29 +186,46 @@ def probes_of(data: dict[str, ShortcutData], rules: Sequence[str]) -> list[Probe
     return [*probes, Probe(TASK, original.texts, original.labels)]
 
 
-def _texts(settings: ShortcutStudy) -> dict[str, Examples]:
+def _texts(settings: ShortcutStudy, say: Say) -> dict[str, Examples]:
     if settings.data is None:
         return make_tiny_text(settings.seed)
     train_set = read_examples(settings.data, split="train")
+    count = settings.sentences
+    if count is None and settings.scale_sentences is not None:
+        count = min(settings.scale_sentences, len(train_set))
+        if count < settings.scale_sentences:
+            say(f"note: {count} training texts, all that there are; the {settings.scale} scale has {settings.scale_sentences}")
     return {
-        "train": train_set.sample(settings.sentences, settings.seed),
+        "train": train_set.sample(count, settings.seed),
         "validation": read_examples(settings.data, split="validation"),
     }
 
 
-def _make_data(run: Run, settings: ShortcutStudy, texts: dict[str, Examples]) -> dict[str, ShortcutData]:
+def _make_data(settings: ShortcutStudy, texts: dict[str, Examples], out: Path) -> dict[str, ShortcutData]:
+    """Make the data sets that the run does not hold yet, in memory: texts that do not fit are refused before there is a run."""
+    return {
+        name: make_shortcut_data(
+            texts["train"],
+            texts["validation"],
+            ShortcutSettings(
+                rules=() if name == "control" else (name,),
+                ratio=settings.ratio,
+                validation=settings.validation,
+                seed=settings.seed,
+            ),
+        )
+        for name in (*settings.rules, "control")
+        if not (out / "data" / name).is_dir()
+    }
+
+
+def _save_data(run: Run, settings: ShortcutStudy, made: dict[str, ShortcutData]) -> dict[str, ShortcutData]:
     data = {}
     for name in (*settings.rules, "control"):
         directory = run.path / "data" / name
-        if not directory.is_dir():
-            rules = () if name == "control" else (name,)
-            made = make_shortcut_data(
-                texts["train"],
-                texts["validation"],
-                ShortcutSettings(rules=rules, validation=settings.validation, seed=settings.seed),
-            )
+        if name in made:
             with atomic_directory(directory) as partial:
-                save_shortcut_data(made, partial)
+                save_shortcut_data(made[name], partial)
         data[name] = load_shortcut_data(directory)
         if run.find("data", name=name) is None:
             synthetic = data[name].synthetic
@@ -186,8 +244,7 @@ def _make_start(run: Run, settings: ShortcutStudy, train_set: Examples) -> None:
     start = run.path / "models" / "start"
     if start.is_dir():
         return
-    base = TINY_BASE if settings.base is None else settings.base
-    prepare_start(base, start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed)
+    prepare_start(_base(settings), start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed)
 
 
 def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
@@ -204,10 +261,22 @@ def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData],
     )
     full = replace(settings.train, max_epochs=settings.full_epochs, min_epochs=settings.full_epochs)
     _train_one(run, "full", combined, None, full, say)
-    if any("random" in pair for pair in settings.pairs) and not (run.path / "models" / "random").is_dir():
-        models = run.path / "models"
-        specialists = [open_checkpoint(models / rule) for rule in settings.rules]
-        random_like(open_checkpoint(models / "start"), specialists, models / "start", models / "random", seed=settings.seed)
+
+
+def _make_random(run: Run, settings: ShortcutStudy) -> None:
+    """Make the random model of appendix C.2; whose distances it has is a fact of the run."""
+    if not any(RANDOM in pair for pair in settings.pairs):
+        return
+    models = run.path / "models"
+    made = (models / RANDOM).is_dir()
+    record = run.find("random", name=RANDOM)
+    if record is None:
+        # Written down before the model is made. A model without this fact is of an earlier version, which took all.
+        like = [rule for rule in settings.rules if rule in DISTANCES_OF and not made]
+        record = run.add("random", name=RANDOM, distances_of=like or list(settings.rules))
+    if not made:
+        specialists = [open_checkpoint(models / rule) for rule in record["distances_of"]]
+        random_like(open_checkpoint(models / "start"), specialists, models / "start", models / RANDOM, seed=settings.seed)
 
 
 def _train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
@@ -253,7 +322,7 @@ def _measure_models(run: Run, settings: ShortcutStudy, resident: Resident, say: 
 def _interpolate(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
     for pair in settings.pairs:
         endpoints = [open_checkpoint(run.path / "models" / name) for name in pair]
-        probes = [*(name for name in pair if name != "random"), TASK]
+        probes = [*(name for name in pair if name != RANDOM), TASK]
         grid = points(2, settings.steps)
         walk(run, resident, endpoints, grid, probes, name="-".join(pair), say=say)
 
@@ -263,19 +332,7 @@ def _conclude(run: Run, settings: ShortcutStudy) -> None:
     values = {
         (r["model"], r["probe"]): decode_values(r["values"]) for r in run.records if r["kind"] == "measurement" and "model" in r
     }
-    for model in ("fused", "full"):
-        triples = []
-        for rule in settings.rules:
-            triple = (values[model, rule], values[rule, rule], values["control", rule])
-            if np.mean(triple[1]) <= np.mean(triple[2]):
-                # A specialist that did not learn has nothing to forget: recorded, and left out of the mean by name.
-                if run.find("unlearned", rule=rule) is None:
-                    run.add("unlearned", rule=rule, specialist=float(triple[1].mean()), control=float(triple[2].mean()))
-                continue
-            triples.append(triple)
-            _once(run, "retention", retention(*triple), model=model, rule=rule)
-        if triples:
-            _once(run, "retention", mean_retention(triples), model=model, rule="mean")
+    _conclude_retention(run, settings, values)
     others = [*settings.rules, "full", "control"]
     raw = [mcnemar(values["fused", TASK], values[other, TASK]) for other in others]
     for other, p, corrected in zip(others, raw, holm(raw), strict=True):
@@ -288,6 +345,22 @@ def _conclude(run: Run, settings: ShortcutStudy) -> None:
             run.add("bound", probe=probe, model="fused", **asdict(bound))
 
 
-def _once(run: Run, kind: str, interval: Interval, **where: str) -> None:
-    if run.find(kind, **where) is None:
-        run.add(kind, **where, **asdict(interval))
+def _conclude_retention(run: Run, settings: ShortcutStudy, values: dict[tuple[str, str], Values]) -> None:
+    """Record each shortcut's retention and their mean; a specialist that did not learn has nothing to forget.
+
+    Such a rule is recorded as ``unlearned`` and left out of the mean, which says over which rules it is.
+    """
+    learned = []
+    for rule in settings.rules:
+        specialist, control = values[rule, rule], values["control", rule]
+        if knows_more(specialist, control):
+            learned.append(rule)
+        elif run.find("unlearned", rule=rule) is None:
+            run.add("unlearned", rule=rule, specialist=float(specialist.mean()), control=float(control.mean()))
+    for model in ("fused", "full"):
+        triples = [(values[model, rule], values[rule, rule], values["control", rule]) for rule in learned]
+        for rule, triple in zip(learned, triples, strict=True):
+            if run.find("retention", model=model, rule=rule) is None:
+                run.add("retention", model=model, rule=rule, **asdict(retention(*triple)))
+        if triples and run.find("retention", model=model, rule="mean") is None:
+            run.add("retention", model=model, rule="mean", over=learned, **asdict(mean_retention(triples)))
