@@ -23,7 +23,8 @@ from fuseforget.knowledge import Probe
 from fuseforget.models import add_word_tokens, encode_batches, load_classifier, predict, prepare_start, random_like, set_weights
 from fuseforget.paths import points
 from fuseforget.records import read_records
-from fuseforget.train import TrainSettings, train
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
 
 
 def some_texts(count: int, seed: int = 0) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def test_training_learns_and_stops_early(bert, tmp_path):
     start = bert("start", seed=0)
     held_out = labelled(100, seed=1)
     lines = []
-    result = train(start, labelled(600), tmp_path / "m", SETTINGS, monitor=held_out, say=lines.append)
+    result = fine_tune(start, labelled(600), tmp_path / "m", SETTINGS, monitor=held_out, say=lines.append)
     assert result.monitored[-1] > 0.95
     assert result.epochs == len(result.monitored) == len(lines) < 4
     found = predict(load_classifier(tmp_path / "m").model, encode_batches(load_classifier(start), held_out.texts))
@@ -193,26 +194,26 @@ def test_training_learns_and_stops_early(bert, tmp_path):
     assert made["result"]["epochs"] == result.epochs
     assert not list(tmp_path.glob(".m.training"))
     with pytest.raises(InputError, match="existing model"):
-        train(start, labelled(60), tmp_path / "m", SETTINGS)
+        fine_tune(start, labelled(60), tmp_path / "m", SETTINGS)
 
 
 def test_training_repeats_to_the_bit(bert, tmp_path):
     start = bert("start")
     settings = TrainSettings(max_epochs=1, learning_rate=1e-3)
     for name in ("one", "two"):
-        train(start, labelled(100), tmp_path / name, settings)
+        fine_tune(start, labelled(100), tmp_path / name, settings)
     assert file_sha256(tmp_path / "one/model.safetensors") == file_sha256(tmp_path / "two/model.safetensors")
 
 
 def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
     start = bert("start")
     settings = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=1e-3, batch_size=8)
-    train(start, labelled(400), tmp_path / "undisturbed", settings)
+    fine_tune(start, labelled(400), tmp_path / "undisturbed", settings)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_models import *\n"
         "s = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=1e-3, batch_size=8)\n"
-        "train(sys.argv[2], labelled(400), sys.argv[3], s)\n"
+        "fine_tune(sys.argv[2], labelled(400), sys.argv[3], s)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(Path(__file__).parent), start, tmp_path / "m"],
@@ -228,7 +229,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
     assert saved.is_file()
     assert not (tmp_path / "m").exists()
     lines = []
-    result = train(start, labelled(400), tmp_path / "m", settings, say=lines.append)
+    result = fine_tune(start, labelled(400), tmp_path / "m", settings, say=lines.append)
     assert result.epochs == 3
     assert len(lines) < 3
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("undisturbed", "m"))
@@ -238,7 +239,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
 def test_a_disk_that_fills_while_training_is_said(bert, small_disk):
     settings = TrainSettings(max_epochs=1, learning_rate=1e-3)
     with pytest.raises(OutputError, match="a full disk"):
-        train(bert("start"), labelled(60), small_disk / "m", settings)
+        fine_tune(bert("start"), labelled(60), small_disk / "m", settings)
     assert not (small_disk / "m").exists()
 
 

@@ -25,7 +25,8 @@ from fuseforget.paths import points, walk
 from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.tiny import TINY_BASE, TINY_SCALE, make_tiny_text
 from fuseforget.sweep import Resident, describe_inputs, record_missing
-from fuseforget.train import TrainSettings, train
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
 
 __all__ = ["SCALES", "ShortcutStudy", "run_shortcut_study", "settings_for"]
 
@@ -213,7 +214,7 @@ def _train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData],
 def _train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
     model = run.path / "models" / name
     if not model.is_dir():
-        train(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
+        fine_tune(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
     if run.find("training", name=name) is None:
         made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
         run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
