@@ -109,7 +109,7 @@ def test_the_shipped_base_fits_the_demos_text_and_is_small():
 
     assert sum(file.stat().st_size for file in TINY_BASE.iterdir()) < 5_000_000
     classifier = load_base(TINY_BASE)
-    assert classifier.tokenizer.unk_token_id not in {i for ids in tokenise(classifier, vocabulary()) for i in ids}
+    assert classifier.tokenizer.unk_token_id not in {i for ids in tokenise(classifier, vocabulary())[0] for i in ids}
     with pytest.raises(InputError, match="a sequence classifier"):
         load_classifier(TINY_BASE)
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from fuseforget.errors import require_seed
 from fuseforget.train.settings import TrainResult, TrainSettings
 
 __all__ = ["train"]
@@ -51,7 +52,7 @@ def train(
         precision=precision,
         seed=seed,
     )
-    TrainSettings(seed=init_seed)  # refuses what is no seed
+    require_seed(init_seed)
     from fuseforget.checkpoint import file_sha256, open_checkpoint
     from fuseforget.data import load_shortcut_data
     from fuseforget.models import prepare_start
@@ -68,6 +69,4 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
         prepare_start(base, start, tokens=made.settings.tokens, label_names=made.train.label_names, seed=init_seed)
-        return fine_tune(
-            start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, origin=origin, say=say
-        )  # fmt: skip
+        return fine_tune(start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, origin=origin, say=say)

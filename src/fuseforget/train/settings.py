@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, require_seed
 
 __all__ = ["TrainResult", "TrainSettings"]
-
-SEEDS = 2**32  # what numpy's generator takes
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class TrainSettings:
             raise InputError("batch size", expected="1 or more", found=str(self.batch_size))
         if self.precision not in ("auto", "float32"):
             raise InputError("precision", expected="auto or float32", found=repr(self.precision))
-        if not 0 <= self.seed < SEEDS:
-            raise InputError("seed", expected=f"0 to {SEEDS - 1}", found=str(self.seed))
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class TrainResult:
         losses: the mean training loss of each epoch (nats an example).
         monitored: the accuracy on the monitored examples after each epoch; empty without any.
         precision: what it computed in.
+        cut: how many texts were longer than the model can read, and cut.
     """
 
     epochs: int
@@ -66,3 +64,4 @@ class TrainResult:
     losses: list[float]
     monitored: list[float]
     precision: str
+    cut: int = 0

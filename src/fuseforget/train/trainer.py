@@ -7,7 +7,7 @@ import errno
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,17 @@ import torch
 from fuseforget.checkpoint import MANIFEST_NAME, atomic_directory, file_sha256, open_checkpoint
 from fuseforget.data import Examples
 from fuseforget.errors import InputError, OutputError
-from fuseforget.models import compute_dtype, encode_batches, load_classifier, predict, quiet, save_classifier, tokenise
+from fuseforget.models import (
+    compute_dtype,
+    describe_cut,
+    encode_batches,
+    load_classifier,
+    max_tokens,
+    predict,
+    quiet,
+    save_classifier,
+    tokenise,
+)
 from fuseforget.train.settings import TrainResult, TrainSettings
 from fuseforget.train.state import History, last_whole, open_state, read_history
 
@@ -65,6 +75,9 @@ def fine_tune(
         "settings": asdict(settings),
         "precision": "bfloat16" if bf16 else "float32",
     }
+    ids, cut = tokenise(classifier, examples.texts)
+    if cut:
+        say(f"{out.name}: {describe_cut(len(cut), len(ids), max_tokens(classifier))}")
     state = out.parent / f".{out.name}.training"
     last = open_state(state, identity, say)
     history = read_history(last)
@@ -74,7 +87,7 @@ def fine_tune(
         classifier = load_classifier(last)
     else:
         callback = _epoch_callback(classifier, settings, monitor, history, say, out.name, begun=begun)
-        _run(_trainer(classifier, examples, settings, state, callback, bf16=bf16), state, last)
+        _run(_trainer(classifier, ids, examples.labels, settings, state, callback, bf16=bf16), state, last)
     result = TrainResult(
         epochs=len(history.losses),
         steps=history.steps,
@@ -82,6 +95,7 @@ def fine_tune(
         losses=history.losses,
         monitored=history.monitored,
         precision=str(identity["precision"]),
+        cut=len(cut),
     )
     with atomic_directory(out, overwrite=overwrite) as partial:
         with _full_disk_said(partial, str(out)):
@@ -92,12 +106,20 @@ def fine_tune(
     return result
 
 
-def _trainer(classifier: Any, examples: Examples, settings: TrainSettings, state: Path, callback: Any, *, bf16: bool) -> Any:
+def _trainer(
+    classifier: Any,
+    ids: list[list[int]],
+    labels: Sequence[int],
+    settings: TrainSettings,
+    state: Path,
+    callback: Any,
+    *,
+    bf16: bool,
+) -> Any:
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
-    ids = tokenise(classifier, examples.texts)
-    rows = Dataset.from_dict({"input_ids": ids, "labels": list(examples.labels), "length": [len(i) for i in ids]})
+    rows = Dataset.from_dict({"input_ids": ids, "labels": list(labels), "length": [len(i) for i in ids]})
     steps_an_epoch = -(-len(rows) // settings.batch_size)
     arguments = TrainingArguments(
         output_dir=str(state),
