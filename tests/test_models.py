@@ -257,3 +257,135 @@ def test_probing_keeps_its_records(bert, tmp_path):
     found = probe([bert("a")], [Probe("task", examples.texts, examples.labels)], tmp_path / "run")
     assert read_records(tmp_path / "run") == found
     assert found[0]["low"] <= found[0]["value"] <= found[0]["high"]
+
+
+def rename_labels(model: Path, *names: str) -> Path:
+    config = json.loads((model / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (model / "config.json").write_text(json.dumps(config))
+    return model
+
+
+def accuracy_on(model: Path, examples: Examples) -> float:
+    classifier = load_classifier(model)
+    return float((predict(classifier.model, encode_batches(classifier, examples.texts)).argmax(1) == examples.labels).mean())
+
+
+def write_probe(directory: Path, examples: Examples, names: tuple[str, ...]) -> Path:
+    rows = (f"{t}\t{names[y]}\n" for t, y in zip(examples.texts, examples.labels, strict=True))
+    (directory / "d.tsv").write_text("text\tlabel\n" + "".join(rows))
+    (directory / "probes.yaml").write_text("probes: [{name: task, data: d.tsv}]")
+    return directory / "probes.yaml"
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), ("yes", "no"), ("YES", "No")])
+def test_a_probe_asks_for_the_logits_of_its_labels_names(bert, tmp_path, names):
+    """Sorted, no comes before yes; what counts is the model's order."""
+    model, examples = rename_labels(bert("m"), *names), labelled(60)
+    probes = write_probe(tmp_path, examples, tuple(name.lower() for name in names))
+    expected = accuracy_on(model, examples)
+    assert expected != 0.5
+    assert [r["value"] for r in probe([model], probes, exact=True)] == [pytest.approx(expected)]
+    walked = path([model, model], probes, steps=1, exact=True)
+    assert [r["value"] for r in walked] == [pytest.approx(expected)] * 2
+
+
+def test_labels_that_a_model_does_not_name_are_refused(bert, tmp_path):
+    probes = write_probe(tmp_path, labelled(20), ("negative", "positive"))
+    with pytest.raises(InputError, match=r"labels that .*a has \(no, yes\), found negative, positive"):
+        probe([rename_labels(bert("a"), "no", "yes")], probes)
+    with pytest.raises(InputError, match=r"has \(it names none\), found negative, positive"):
+        probe([bert("b")], probes)
+
+
+def test_numbers_with_stored_names_are_taken_as_they_are_by_a_model_without_names(bert, tmp_path):
+    import datasets
+
+    examples = labelled(60)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["yes", "no"])})
+    rows = {"text": list(examples.texts), "label": list(examples.labels)}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "probes.yaml").write_text("probes: [{name: task, data: d}]")
+    plain, swapped = bert("plain"), rename_labels(bert("swapped"), "no", "yes")
+    expected = accuracy_on(plain, examples)
+    found = [r["value"] for r in probe([plain, swapped], tmp_path / "probes.yaml", exact=True)]
+    assert found == [pytest.approx(expected), pytest.approx(1 - expected)]
+
+
+def test_a_configuration_that_does_not_name_each_logit_is_refused(bert, tmp_path):
+    probes = write_probe(tmp_path, labelled(20), ("0", "1"))
+    model = bert("m")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "id2label": {"1": "no", "2": "yes"}}))
+    with pytest.raises(InputError, match="a name for each label from 0"):
+        probe([model], probes)
+
+
+def rewrite(model: Path, change) -> Path:
+    """Change a checkpoint's tensors: ``change(tensors) -> tensors``."""
+    from safetensors.torch import save_file
+
+    save_file(change(load_file(model / "model.safetensors")), model / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+def as_of_old(tensors):
+    """The names that the first BERT checkpoints have, and the buffer that transformers saved until 4.31."""
+    renamed = {n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for n, t in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    return {**renamed, "bert.embeddings.position_ids": torch.arange(40)[None]}
+
+
+def test_checkpoints_of_old_are_probed_and_walked_like_new_ones(bert):
+    examples = labelled(60)
+    probes = [Probe("task", examples.texts, examples.labels)]
+    new = [bert("a", seed=1), bert("b", seed=2)]
+    old = [rewrite(bert("old-a", seed=1), as_of_old), rewrite(bert("old-b", seed=2), as_of_old)]
+    for measure in (probe, lambda models, probes, **o: path(models, probes, steps=2, **o)):
+        expected, found = (measure(models, probes, exact=True) for models in (new, old))
+        assert [r["values"] for r in found] == [r["values"] for r in expected]
+
+
+def test_a_classifier_that_lacks_a_tensor_is_refused_and_not_filled_at_random(bert):
+    examples = labelled(20)
+    probes = [Probe("task", examples.texts, examples.labels)]
+    headless = rewrite(bert("m"), lambda t: {n: v for n, v in t.items() if not n.startswith("classifier")})
+    with pytest.raises(InputError, match=r"m: expected all tensors .*, found no classifier\.bias, classifier\.weight"):
+        probe([headless], probes)
+
+
+def test_weights_that_leave_a_parameter_as_it_was_are_refused(bert):
+    model = load_classifier(bert("m")).model
+    some = {name: value.clone() for name, value in model.state_dict().items() if name != "classifier.bias"}
+    with pytest.raises(InputError, match=r"all parameters .*, found no classifier\.bias"):
+        set_weights(model, some)
+
+
+def test_a_probe_says_how_many_texts_it_cut(bert):
+    texts = ("good film " * 50, "good film", "bad " * 38)
+    lines = []
+    (found,) = probe([bert("m")], [Probe("task", texts, (1, 1, 0))], say=lines.append)
+    assert found["cut"] == 1
+    assert lines[0].endswith(", 1 of 3 texts cut to the 40 tokens that the model reads")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"model": {"type": "WordLevel", "vocab": 3}}'])
+def test_a_corrupt_tokenizer_is_said(bert, content):
+    model = bert("m")
+    (model / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="m: expected a model and tokenizer that transformers can load"):
+        load_classifier(model)
+
+
+@pytest.mark.parametrize("labels", [{"no": 0, "yes": 1}, ["no", "yes"], "no"])
+def test_a_corrupt_label_table_is_said(bert, labels):
+    model = bert("m")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    with pytest.raises(InputError, match="m: expected a model and tokenizer that transformers can load"):
+        load_classifier(model)
+
+
+def test_a_start_needs_a_seed_that_generators_take(bert, tmp_path):
+    with pytest.raises(InputError, match="seed: expected 0 to"):
+        prepare_start(bert("m"), tmp_path / "start", tokens=(), label_names=("no", "yes"), seed=-1)
