@@ -118,6 +118,8 @@ def test_the_names_that_a_data_set_stores_are_kept_with_their_numbers(tmp_path):
     named_rows([1, 0], ["positive", "negative"]).save_to_disk(str(tmp_path / "d"))
     found = read_examples(tmp_path / "d")
     assert (found.labels, found.label_names, found.named) == ((1, 0), ("positive", "negative"), False)
+    named_rows([1, 0], ["positive", "negative"]).to_parquet(str(tmp_path / "d.parquet"))
+    assert read_examples(tmp_path / "d.parquet") == found
     named_rows([1, -1], ["positive", "negative"]).save_to_disk(str(tmp_path / "withheld"))
     with pytest.raises(InputError, match="labels from 0 to 1, one of positive, negative, found -1"):
         read_examples(tmp_path / "withheld")
@@ -191,6 +193,16 @@ def test_a_damaged_parquet_page_is_said(tmp_path, compression, checksum):
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"d\.parquet: expected a parquet table"):
         read_examples(file)
+
+
+@pytest.mark.parametrize(
+    "metadata", ["{", "[]", '{"info": {"features": 3}}', '{"info": {"features": {"label": {"_type": "ClassLabel"}}}}']
+)
+def test_damaged_metadata_of_a_parquet_file_is_said(tmp_path, metadata):
+    table = pa.table({"text": ["a"], "label": [0]}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(InputError, match=r"d\.parquet: expected a parquet table"):
+        read_examples(tmp_path / "d.parquet")
 
 
 @pytest.mark.parametrize("damage", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])

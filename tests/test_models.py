@@ -118,11 +118,6 @@ def test_fast_and_exact_arithmetic_agree_on_the_labels(bert):
     np.testing.assert_allclose(fast, exact, atol=0.02)
 
 
-def test_unknown_weights_are_refused(bert):
-    with pytest.raises(InputError, match="nothing"):
-        set_weights(load_classifier(bert("m")).model, {"nothing": torch.zeros(1)})
-
-
 def test_a_model_without_a_head_is_refused(raw):
     with pytest.raises(InputError, match="a sequence classifier"):
         load_classifier(raw("m"))
@@ -330,10 +325,11 @@ def rewrite(model: Path, change) -> Path:
 
 
 def as_of_old(tensors):
-    """The names that the first BERT checkpoints have, and the buffer that transformers saved until 4.31."""
+    """The names that the first BERT checkpoints have, and buffers such as transformers once saved."""
     renamed = {n.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for n, t in tensors.items()}
     assert renamed.keys() != tensors.keys()
-    return {**renamed, "bert.embeddings.position_ids": torch.arange(40)[None]}
+    buffers = {"bert.embeddings.position_ids": torch.arange(40)[None], "bert.masked_bias": torch.tensor(-1e4)}
+    return {**renamed, **buffers}
 
 
 def test_checkpoints_of_old_are_probed_and_walked_like_new_ones(bert):
@@ -354,10 +350,11 @@ def test_a_classifier_that_lacks_a_tensor_is_refused_and_not_filled_at_random(be
         probe([headless], probes)
 
 
-def test_weights_that_leave_a_parameter_as_it_was_are_refused(bert):
+def test_weights_that_leave_a_tensor_as_it_was_are_refused(bert):
     model = load_classifier(bert("m")).model
-    some = {name: value.clone() for name, value in model.state_dict().items() if name != "classifier.bias"}
-    with pytest.raises(InputError, match=r"all parameters .*, found no classifier\.bias"):
+    some = {n: value.clone() for n, value in model.state_dict().items() if n != "classifier.bias"}
+    some["nothing"] = torch.zeros(1)
+    with pytest.raises(InputError, match=r"all tensors of the resident model, found no classifier\.bias"):
         set_weights(model, some)
 
 
@@ -389,3 +386,17 @@ def test_a_corrupt_label_table_is_said(bert, labels):
 def test_a_start_needs_a_seed_that_generators_take(bert, tmp_path):
     with pytest.raises(InputError, match="seed: expected 0 to"):
         prepare_start(bert("m"), tmp_path / "start", tokens=(), label_names=("no", "yes"), seed=-1)
+
+
+def test_a_run_is_not_gone_on_from_when_its_labels_took_other_names(bert, tmp_path):
+    model, examples = rename_labels(bert("m"), "no", "yes"), labelled(20)
+    asked = [Probe("task", examples.texts, examples.labels, label_names=names) for names in (("no", "yes"), ("yes", "no"))]
+    first = probe([model], asked[:1], tmp_path / "run")
+    assert probe([model], asked[:1], tmp_path / "run") == first
+    with pytest.raises(InputError, match="probes"):
+        probe([model], asked[1:], tmp_path / "run")
+
+
+def test_a_probes_labels_have_names_each():
+    with pytest.raises(InputError, match=r"labels below 1, one a name, found \[0, 1\]"):
+        Probe("task", ("a", "b"), (0, 1), label_names=("no",))

@@ -166,22 +166,19 @@ def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: 
 def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
     """Copy tensors into a resident model's parameters and buffers of the same names, in place.
 
-    Names from before transformers renamed them are understood, and whole numbers that the model does not keep (position
-    ids, which it makes itself) are left out, as transformers does on loading.
+    Names from before transformers renamed them are understood, and what the model does not have (position ids that it
+    makes itself, a head of another task) is left out, as transformers does on loading.
 
     Raises:
-        InputError: a tensor that the model does not have, or a parameter that the tensors leave as it was.
+        InputError: a parameter or a buffer of the model that would stay as it was.
     """
     state = model.state_dict()  # views of the model's own storage
     named = {_current_name(name, state): value for name, value in weights.items()}
-    unknown = sorted(name for name in named.keys() - state.keys() if named[name].is_floating_point())
-    if unknown:
-        raise InputError("weights", expected="names of the resident model", found=_some(unknown))
     known = named.keys() & state.keys()
     covered = {state[name].data_ptr() for name in known}  # tied weights are one storage under several names
-    unset = sorted(name for name, value in model.named_parameters() if value.data_ptr() not in covered)
+    unset = sorted(name for name, value in state.items() if value.numel() and value.data_ptr() not in covered)
     if unset:
-        raise InputError("weights", expected="all parameters of the resident model", found=f"no {_some(unset)}")
+        raise InputError("weights", expected="all tensors of the resident model", found=f"no {_some(unset)}")
     with torch.no_grad():
         for name in known:
             state[name].copy_(named[name])

@@ -149,11 +149,16 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
             p.name: {
                 "metric": p.metric,
                 "n": len(p.texts),
-                "sha256": hashlib.sha256(json.dumps([p.texts, p.labels]).encode()).hexdigest(),
+                "sha256": hashlib.sha256(json.dumps(_content(p)).encode()).hexdigest(),
             }
             for p in probes
         },
     }
+
+
+def _content(probe: Probe) -> list[tuple[str, ...] | tuple[int, ...]]:
+    """What makes a probe the same: texts and labels, and the labels' names where these decide what is asked."""
+    return [probe.texts, probe.labels, *([probe.label_names] if probe.label_names else [])]
 
 
 def _load_probe(spec: ProbeSpec) -> Probe:

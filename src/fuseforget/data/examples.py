@@ -144,7 +144,7 @@ def _read(source: str | Path, split: str) -> tuple[Table, Names]:
     if path.is_dir():
         return _from_datasets_directory(path, split)
     try:
-        return _READERS[path.suffix](path), {}
+        return _READERS[path.suffix](path), _names_in_parquet(path) if path.suffix == ".parquet" else {}
     except (ValueError, csv.Error, OSError) as error:
         found = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise InputError(str(path), expected=f"a {path.suffix[1:]} table", found=found) from error
@@ -205,6 +205,18 @@ def _read_parquet(path: Path) -> Table:
         return dict(pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pydict())
     except pyarrow.ArrowException as error:  # only some of them are ValueErrors
         raise ValueError(str(error)) from error
+
+
+def _names_in_parquet(path: Path) -> Names:
+    """The names of labels that `datasets` puts into a file's metadata."""
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {name: tuple(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("damaged metadata of datasets") from error
 
 
 _READERS = {

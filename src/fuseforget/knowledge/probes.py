@@ -85,6 +85,9 @@ class Probe:
             raise InputError(f"probe {self.name}", expected="at least one example", found="none")
         if len(self.texts) != len(self.labels):
             raise InputError(f"probe {self.name}", expected=f"{len(self.texts)} labels", found=str(len(self.labels)))
+        if self.label_names and not 0 <= min(self.labels) <= max(self.labels) < len(self.label_names):
+            found = str(sorted(set(self.labels)))
+            raise InputError(f"probe {self.name}", expected=f"labels below {len(self.label_names)}, one a name", found=found)
         if self.metric not in METRICS:
             raise InputError(f"probe {self.name}", expected=f"a metric among {', '.join(METRICS)}", found=self.metric)
 
