@@ -144,4 +144,4 @@ def load_base(path: Path):
     from fuseforget.checkpoint import open_checkpoint
     from fuseforget.models import _load
 
-    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))
+    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))[0]
