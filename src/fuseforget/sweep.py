@@ -12,16 +12,7 @@ from fuseforget.errors import InputError
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
 from fuseforget.knowledge.probes import in_labels_of, unique_names
 from fuseforget.methods import get_method
-from fuseforget.models import (
-    Batch,
-    describe_cut,
-    encode_batches,
-    label_names,
-    load_classifier,
-    max_tokens,
-    predict,
-    set_weights,
-)
+from fuseforget.models import Batch, describe_cut, encode_batches, label_names, load_classifier, max_tokens, predict, set_weights
 from fuseforget.records import Record, Run, encode_values
 
 __all__ = ["Resident", "as_probes", "describe_inputs", "measurement_fields", "probe", "record_missing"]
@@ -156,11 +147,6 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
     }
 
 
-def _content(probe: Probe) -> list[tuple[str, ...] | tuple[int, ...]]:
-    """What makes a probe the same: texts and labels, and the labels' names where these decide what is asked."""
-    return [probe.texts, probe.labels, *([probe.label_names] if probe.label_names else [])]
-
-
 def _load_probe(spec: ProbeSpec) -> Probe:
     examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
     return Probe(spec.name, examples.texts, examples.labels, spec.metric, examples.own_names, examples.named)
@@ -195,3 +181,8 @@ def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
     lacking = [c.source for c in checkpoints[1:] if c.infos.keys() != checkpoints[0].infos.keys()]
     if lacking:
         raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")
+
+
+def _content(probe: Probe) -> list[tuple[str, ...] | tuple[int, ...]]:
+    """What makes a probe the same: texts and labels, and the labels' names where these decide what is asked."""
+    return [probe.texts, probe.labels, *([probe.label_names] if probe.label_names else [])]
