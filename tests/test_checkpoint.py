@@ -250,3 +250,22 @@ def test_quantised_weights_are_refused(raw):
 def test_a_path_object_is_never_taken_for_a_hub_id(tmp_path):
     with pytest.raises(InputError, match="nothing at that path"):
         open_checkpoint(Path("gone"))
+
+
+@pytest.mark.parametrize("shard", [3, None, ["model.safetensors"], {}])
+def test_an_index_that_names_no_file_is_said(raw, shard):
+    path = raw("m")
+    names = load_file(path / "model.safetensors")
+    (path / "model.safetensors").rename(path / "model-00001-of-00001.safetensors")
+    index = {"weight_map": {**dict.fromkeys(names, "model-00001-of-00001.safetensors"), "a.weight": shard}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="a weight_map of tensor names to files"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [[], {}, None, 3])
+def test_a_dtype_that_is_no_name_is_said(tmp_path, dtype):
+    header = json.dumps({"x": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match="a known dtype for tensor 'x'"):
+        read_header(tmp_path / "x.safetensors")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -113,3 +116,104 @@ def test_bad_input_is_one_message_and_leaves_nothing(home, tmp_path, arguments, 
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
     assert sorted(p.name for p in home.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [
+    ["data", "shortcuts", "{home}", "--rule", "st", "--sentences", "100", "-o", "{out}", "--seed", "-1"],
+    ["train", "--base", "{home}/a", "--data", "{home}", "-o", "{out}", "--seed", "-1"],
+    ["train", "--base", "{home}/a", "--data", "{home}", "-o", "{out}", "--init-seed", "-1"],
+    ["study", "shortcuts", "-o", "{out}", "--base", "{home}/a", "--data", "{home}", "--seed", "-1"],
+    ["demo", "-o", "{out}", "--seed", "-1"],
+    ["demo", "-o", "{out}", "--seed", "4294967296"],
+])  # fmt: skip
+def test_what_is_no_seed_is_refused_by_every_command(home, tmp_path, arguments):
+    done = run(*(a.format(home=home, out=tmp_path / "out") for a in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: seed: expected 0 to 4294967295, found ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage(home, path):
+    """A model and data that are damaged in the ways that files are."""
+    for name, file, content in (
+        ("tokenizer", "tokenizer.json", '{"model": {'),
+        ("labels", "config.json", (home / "a/config.json").read_text().replace("{", '{"id2label": {"no": "0"},', 1)),
+        ("index", "model.safetensors.index.json", '{"weight_map": {"x": 3}}'),
+    ):
+        shutil.copytree(home / "a", path / name)
+        (path / name / file).write_text(content)
+    (path / "index/model.safetensors").unlink()
+    header = b'{"x":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}'
+    shutil.copytree(home / "a", path / "dtype")
+    (path / "dtype/model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (path / "parquet").mkdir()
+    for split in ("train", "validation"):
+        (path / "parquet" / f"{split}.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    (path / "datasets").mkdir()
+    (path / "datasets/dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+    (path / "ids").mkdir()
+    for split in ("train", "validation"):
+        (path / "ids" / f"{split}.tsv").write_text("text\tlabel\n" + "".join(f"good\tid{i}\n" for i in range(200)))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["probe", "{bad}/tokenizer", "--probes", "{home}/probes.yaml"], "a model and tokenizer that transformers can load"),
+    (["probe", "{bad}/labels", "--probes", "{home}/probes.yaml"], "a model and tokenizer that transformers can load"),
+    (["check", "{bad}/index", "{home}/a"], "a weight_map of tensor names to files"),
+    (["check", "{bad}/dtype", "{home}/a"], "a known dtype for tensor 'x'"),
+    (["data", "shortcuts", "{bad}/parquet", "-o", "{out}"], "a parquet table"),
+    (["data", "shortcuts", "{bad}/datasets", "-o", "{out}"], "a directory saved by datasets"),
+    (["data", "shortcuts", "{bad}/ids", "-o", "{out}"], "a column of identifiers"),
+    (["data", "shortcuts", "{home}/train.tsv", "-o", "{out}"], "one table, which would be both"),
+    (["data", "shortcuts", "{home}", "--held-out", "test", "-o", "{out}"], "expected test{{.tsv"),
+])  # fmt: skip
+def test_damaged_input_is_one_message(home, tmp_path, arguments, message):
+    damage(home, tmp_path / "bad")
+    done = run(*(a.format(home=home, bad=tmp_path / "bad", out=tmp_path / "out") for a in arguments))
+    assert done.returncode == 2, done.stderr
+    assert message.format() in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("file", "arguments"), [
+    ("a/config.json", ["check", "{home}/a", "{home}/b"]),
+    ("a/model.safetensors", ["check", "{home}/a", "{home}/b"]),
+    ("a/tokenizer.json", ["check", "{home}/a", "{home}/b"]),
+    ("validation.tsv", ["probe", "{home}/a", "--probes", "{home}/probes.yaml"]),
+    ("train.tsv", ["data", "shortcuts", "{home}", "-o", "{home}/out"]),
+])  # fmt: skip
+def test_a_file_that_may_not_be_read_is_one_message(home, tmp_path, file, arguments):
+    shutil.copytree(home, tmp_path / "home")
+    secret = tmp_path / "home" / file
+    secret.chmod(0)
+    drop = []
+    if os.access(secret, os.R_OK):  # by the right of the superuser
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs setpriv to do without the superuser's rights")
+        drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    command = [*drop, sys.executable, "-m", "fuseforget", *(a.format(home=tmp_path / "home") for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {secret}: expected ")
+    assert "found Permission denied" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_an_error_of_the_system_that_no_room_foresaw_is_one_message(monkeypatch, capsys):
+    from fuseforget import cli
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error", "/some/file")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # the test's own process keeps its handlers
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    message = "error: /some/file: expected a file that can be read or written, found Input/output error.\n"
+    assert capsys.readouterr().err == message

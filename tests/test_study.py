@@ -222,7 +222,7 @@ def test_the_shipped_base_fits_the_demos_text_and_is_small():
 
     assert sum(file.stat().st_size for file in TINY_BASE.iterdir()) < 5_000_000
     classifier = load_base(TINY_BASE)
-    assert classifier.tokenizer.unk_token_id not in {i for ids in tokenise(classifier, vocabulary()) for i in ids}
+    assert classifier.tokenizer.unk_token_id not in {i for ids in tokenise(classifier, vocabulary())[0] for i in ids}
     with pytest.raises(InputError, match="a sequence classifier"):
         load_classifier(TINY_BASE)
 
@@ -255,4 +255,4 @@ def load_base(path: Path):
     """A base has no head yet: read it as the study's start does."""
     from fuseforget.models import _load
 
-    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))
+    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))[0]

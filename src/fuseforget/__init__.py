@@ -13,13 +13,14 @@ from fuseforget.checkpoint import check
 
 # Bound here, eagerly, so that `fuseforget.fuse` is the function even after its module of that name was imported.
 from fuseforget.fuse import fuse
+from fuseforget.train import train
 
 if TYPE_CHECKING:
     from fuseforget.paths import path
     from fuseforget.studies import study
     from fuseforget.sweep import probe
 
-__all__ = ["check", "fuse", "path", "probe", "study"]
+__all__ = ["check", "fuse", "path", "probe", "study", "train"]
 __version__ = "0.1.0"
 
 _LAZY = {"path": "fuseforget.paths", "probe": "fuseforget.sweep", "study": "fuseforget.studies"}

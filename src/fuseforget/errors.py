@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
-__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError"]
+__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError", "require_seed"]
+
+SEEDS = 2**32  # what numpy's oldest generator takes, which transformers seeds
 
 
 class FuseForgetError(Exception):
@@ -53,3 +55,9 @@ class OutputError(FuseForgetError, OSError):
         found = "a full disk" if full else (error.strerror or str(error))
         hint = f"{action} Free some space and run again." if full else action
         return cls(place, expected="a place that can be written", found=found, action=hint.strip())
+
+
+def require_seed(seed: int) -> None:
+    """Raise InputError unless every generator in use can be seeded with this number."""
+    if not 0 <= seed < SEEDS:
+        raise InputError("seed", expected=f"0 to {SEEDS - 1}", found=str(seed))

@@ -18,16 +18,19 @@ import numpy.typing as npt
 import torch
 
 from fuseforget.checkpoint import Checkpoint, atomic_directory, open_checkpoint
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, require_seed
 
 __all__ = [
     "Batch",
     "Classifier",
     "add_word_tokens",
     "compute_dtype",
+    "describe_cut",
     "device",
     "encode_batches",
+    "label_names",
     "load_classifier",
+    "max_tokens",
     "predict",
     "prepare_start",
     "random_like",
@@ -50,26 +53,39 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of similar length, padded once: token ids and attention mask, examples x tokens, and their rows."""
+    """Examples of similar length, padded once.
+
+    Attributes:
+        rows: which examples these are.
+        input_ids, attention_mask: examples x tokens.
+        cut: how many of the texts were longer than the model can read.
+    """
 
     rows: npt.NDArray[np.int64]
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
+    cut: int = 0
 
 
 def load_classifier(source: str | Path) -> Classifier:
     """Load a sequence classifier and its tokenizer from a directory or the hub, in float32.
 
     Raises:
-        InputError: no checkpoint, pickled weights, no tokenizer, or no classification head in it.
+        InputError: no checkpoint, pickled weights, no tokenizer, or a tensor of the classifier that the checkpoint lacks.
     """
     checkpoint = open_checkpoint(source)
-    architecture = (checkpoint.config.get("architectures") or [""])[0]
-    if not architecture.endswith("ForSequenceClassification"):
+    architectures = checkpoint.config.get("architectures") or ["no architecture in its config.json"]
+    if not str(architectures[0]).endswith("ForSequenceClassification"):
+        raise InputError(str(source), expected="a sequence classifier", found=str(architectures[0]))
+    classifier, missing = _load(checkpoint, seed=0, labels=None)
+    if missing:
         raise InputError(
-            str(source), expected="a sequence classifier", found=architecture or "no architecture in its config.json"
+            str(source),
+            expected="all tensors of a sequence classifier",
+            found=f"no {_some(missing)}",
+            action="Train it first: what is missing would be drawn at random.",
         )
-    return _load(checkpoint, seed=0, labels=None)
+    return classifier
 
 
 def prepare_start(
@@ -85,9 +101,11 @@ def prepare_start(
 
     The new parameters come from ``seed`` alone, so that any two calls give the same start, to the bit.
     """
-    classifier = _load(open_checkpoint(base), seed=seed, labels=label_names)
+    require_seed(seed)
+    opened = open_checkpoint(base)
+    classifier, _ = _load(opened, seed=seed, labels=label_names)
     add_word_tokens(classifier, tokens, seed=seed)
-    with atomic_directory(out, overwrite=overwrite) as partial:
+    with atomic_directory(out, overwrite=overwrite, inputs=[opened.path]) as partial:
         save_classifier(classifier, partial)
 
 
@@ -114,6 +132,10 @@ def save_classifier(classifier: Classifier, directory: Path) -> None:
     with quiet():
         classifier.model.save_pretrained(directory)
         classifier.tokenizer.save_pretrained(directory)
+    # safetensors makes its files for their owner alone; whoever may read the directory may read the model.
+    for file in directory.iterdir():
+        if file.is_file():
+            file.chmod(directory.stat().st_mode & 0o666)
 
 
 def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: str | Path, out: Path, *, seed: int) -> None:
@@ -143,19 +165,48 @@ def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: 
 
 
 def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors into a resident model's parameters and buffers of the same names, in place."""
+    """Copy tensors into a resident model's parameters and buffers of the same names, in place.
+
+    Names from before transformers renamed them are understood, and what the model does not have (position ids that it
+    makes itself, a head of another task) is left out, as transformers does on loading.
+
+    Raises:
+        InputError: a parameter or a buffer of the model that would stay as it was.
+    """
     state = model.state_dict()  # views of the model's own storage
-    unknown = sorted(weights.keys() - state.keys())
-    if unknown:
-        raise InputError("weights", expected="names of the resident model", found=", ".join(unknown[:5]))
+    named = {_current_name(name, state): value for name, value in weights.items()}
+    known = named.keys() & state.keys()
+    covered = {state[name].data_ptr() for name in known}  # tied weights are one storage under several names
+    unset = sorted(name for name, value in state.items() if value.numel() and value.data_ptr() not in covered)
+    if unset:
+        raise InputError("weights", expected="all tensors of the resident model", found=f"no {_some(unset)}")
     with torch.no_grad():
-        for name, value in weights.items():
-            state[name].copy_(value)
+        for name in known:
+            state[name].copy_(named[name])
+
+
+def _current_name(name: str, state: Mapping[str, torch.Tensor]) -> str:
+    """The name in use for a tensor that the first BERT checkpoints called by another."""
+    renamed = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    return renamed if name not in state and renamed in state else name
+
+
+def label_names(model: Any) -> tuple[str, ...]:
+    """A model's names of its labels, by logit; none where it has no names of its own, only LABEL_0, LABEL_1, ...
+
+    Raises:
+        InputError: its configuration names other labels than it has logits.
+    """
+    names = {int(number): str(name) for number, name in model.config.id2label.items()}
+    if sorted(names) != list(range(model.config.num_labels)) or len(set(names.values())) < len(names):
+        raise InputError("id2label in config.json", expected="a name for each label from 0", found=f"{names!r:.200}")
+    ordered = tuple(names[number] for number in sorted(names))
+    return () if ordered == tuple(f"LABEL_{i}" for i in range(len(ordered))) else ordered
 
 
 def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget: int = TOKEN_BUDGET) -> list[Batch]:
     """Tokenise once and group by length: each batch holds at most ``token_budget`` tokens, padding included."""
-    ids = tokenise(classifier, texts)
+    ids, cut = tokenise(classifier, texts)
     pad = classifier.tokenizer.pad_token_id
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     groups: list[list[int]] = [[]]
@@ -163,14 +214,32 @@ def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget
         if groups[-1] and (len(groups[-1]) + 1) * len(ids[i]) > token_budget:
             groups.append([])
         groups[-1].append(i)
-    return [_pad([ids[i] for i in group], group, pad) for group in groups if group]
+    return [_pad([ids[i] for i in group], group, pad, len(cut.intersection(group))) for group in groups if group]
 
 
-def tokenise(classifier: Classifier, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, cut to what the model can read."""
-    limit = min(MAX_LENGTH, classifier.tokenizer.model_max_length, _positions(classifier.model.config))
-    encoded = classifier.tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)
-    return [list(ids) for ids in encoded["input_ids"]]
+def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[int]], set[int]]:
+    """Token ids of each text, cut to what the model can read, and the rows of the texts that were cut."""
+    whole = classifier.tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+    ids = [list(one) for one in whole]
+    limit = max_tokens(classifier)
+    cut = [row for row, one in enumerate(ids) if len(one) > limit]
+    if cut:
+        # Again, and not sliced: the tokenizer keeps the special token that ends a text.
+        long = [texts[row] for row in cut]
+        shortened = classifier.tokenizer(long, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        for row, one in zip(cut, shortened, strict=True):
+            ids[row] = list(one)
+    return ids, set(cut)
+
+
+def max_tokens(classifier: Classifier) -> int:
+    """How many tokens of a text the model reads."""
+    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), _positions(classifier.model.config))
+
+
+def describe_cut(cut: int, texts: int, limit: int) -> str:
+    """What to say where texts were cut; nothing where none was."""
+    return f"{cut} of {texts} texts cut to the {limit} tokens that the model reads" if cut else ""
 
 
 def predict(model: Any, batches: Sequence[Batch], *, exact: bool = False) -> npt.NDArray[np.float32]:
@@ -233,7 +302,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(checkpoint: Checkpoint, *, seed: int, labels: Sequence[str] | None) -> Classifier:
+def _load(checkpoint: Checkpoint, *, seed: int, labels: Sequence[str] | None) -> tuple[Classifier, list[str]]:
+    """The classifier, and the names of its tensors that the checkpoint lacks: they are drawn from the seed."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     options: dict[str, Any] = {}
@@ -241,21 +311,29 @@ def _load(checkpoint: Checkpoint, *, seed: int, labels: Sequence[str] | None) ->
         options = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     try:
         with seeded(seed), quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                checkpoint.path, dtype=torch.float32, local_files_only=True, **options
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                checkpoint.path, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
             )
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    # A damaged config.json or tokenizer.json ends in whatever the libraries' code meets first, tokenizers' bare Exception too.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            checkpoint.source, expected="a model and tokenizer that transformers can load", found=f"{reason:.300}"
+            checkpoint.source,
+            expected="a model and tokenizer that transformers can load",
+            found=f"{type(error).__name__}: {reason:.300}",
         ) from error
     if tokenizer.pad_token_id is None:  # decoders: the model finds the last token by the padding that follows it
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise InputError(checkpoint.source, expected="a padding or an end token", found="neither in its tokenizer")
     model.config.pad_token_id = tokenizer.pad_token_id
-    return Classifier(model.to(device()), tokenizer, checkpoint.source)
+    return Classifier(model.to(device()), tokenizer, checkpoint.source), sorted(loading["missing_keys"])
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest
 
 
 def _positions(config: Any) -> int:
@@ -265,14 +343,14 @@ def _positions(config: Any) -> int:
     return int(limit) - offset
 
 
-def _pad(ids: Sequence[Sequence[int]], rows: Sequence[int], pad: int) -> Batch:
+def _pad(ids: Sequence[Sequence[int]], rows: Sequence[int], pad: int, cut: int) -> Batch:
     width = max(max(map(len, ids)), 1)
     input_ids = torch.full((len(ids), width), pad, dtype=torch.long)
     mask = torch.zeros((len(ids), width), dtype=torch.long)
     for i, sequence in enumerate(ids):
         input_ids[i, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
         mask[i, : len(sequence)] = 1
-    return Batch(np.asarray(rows), input_ids, mask)
+    return Batch(np.asarray(rows), input_ids, mask, cut)
 
 
 def _cpu_flags() -> set[str]:

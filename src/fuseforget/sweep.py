@@ -11,9 +11,9 @@ from fuseforget.data import read_examples
 from fuseforget.data.examples import find_source
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
-from fuseforget.knowledge.probes import unique_names
+from fuseforget.knowledge.probes import in_labels_of, unique_names
 from fuseforget.methods import get_method
-from fuseforget.models import Batch, encode_batches, load_classifier, predict, set_weights
+from fuseforget.models import Batch, describe_cut, encode_batches, label_names, load_classifier, max_tokens, predict, set_weights
 from fuseforget.records import Record, Run, encode_values, run_or_memory
 
 __all__ = ["Resident", "as_probes", "describe_inputs", "describe_sources", "measurement_fields", "probe", "record_missing"]
@@ -34,7 +34,8 @@ class Resident:
         unique_names(probes)
         self._classifier = load_classifier(template)
         self._exact = exact
-        self._probes = {probe.name: probe for probe in probes}
+        names = label_names(self._classifier.model)
+        self._probes = {probe.name: in_labels_of(probe, str(template), names) for probe in probes}
         self._batches: dict[str, list[Batch]] = {}
 
     def set_point(self, endpoints: Sequence[Checkpoint], weights: Sequence[float], method: str = "average") -> None:
@@ -57,6 +58,14 @@ class Resident:
             self._batches[name] = encode_batches(self._classifier, probe.texts)
         return measure(probe, predict(self._classifier.model, self._batches[name], exact=self._exact))
 
+    def cut(self, name: str) -> int:
+        """How many texts of a probe that was asked are longer than the model can read."""
+        return sum(batch.cut for batch in self._batches[name])
+
+    def describe_cut(self, name: str) -> str:
+        """The same in words; nothing where none is."""
+        return describe_cut(self.cut(name), len(self._probes[name].texts), max_tokens(self._classifier))
+
 
 def probe(
     models: Sequence[str | Path], probes: str | Path | Sequence[Probe], out: str | Path | None = None, *,
@@ -70,18 +79,21 @@ def probe(
         out: a run to keep the measurements in; run again, it resumes.
 
     Returns:
-        A record a measurement: model, probe, metric, value, low, high, n, and the per-example values, encoded.
+        A record a measurement: model, probe, metric, value, low, high, n, the per-example values, encoded, and how many
+        texts were cut because the model reads no more of them.
+
+    Raises:
+        InputError: a model that is no whole classifier, or labels that it does not name.
     """
     asked = as_probes(probes)
     sources = [str(model) for model in models]
     checkpoints = [open_checkpoint(source) for source in sources]
     settings = {**describe_inputs(checkpoints, asked), "exact": exact}
     with run_or_memory(out, command="probe", settings=settings, about=describe_sources(probes), say=say) as run:
-        for source, checkpoint in zip(sources, checkpoints, strict=True):
+        for source in sources:
             names = [p.name for p in asked if run.find("measurement", model=source, probe=p.name) is None]
             if names:
                 resident = Resident(source, asked, exact=exact)
-                resident.set_point([checkpoint], [1.0])
                 record_missing(run, resident, names, say=say, model=source)
         return [record for record in run.records if record["kind"] == "measurement"]
 
@@ -92,8 +104,9 @@ def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: 
     for name in probes:
         if run.find("measurement", probe=name, **where) is None:
             measurement = resident.ask(name)
-            run.add("measurement", **where, **measurement_fields(measurement))
-            say(f"{label}: {name} {measurement.interval.value:.3f}")
+            run.add("measurement", **where, **measurement_fields(measurement), cut=resident.cut(name))
+            note = resident.describe_cut(name)
+            say(f"{label}: {name} {measurement.interval.value:.3f}{note and f', {note}'}")
 
 
 def measurement_fields(measurement: Measurement) -> Record:
@@ -128,7 +141,7 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
             p.name: {
                 "metric": p.metric,
                 "n": len(p.texts),
-                "sha256": hashlib.sha256(json.dumps([p.texts, p.labels]).encode()).hexdigest(),
+                "sha256": hashlib.sha256(json.dumps(_content(p)).encode()).hexdigest(),
             }
             for p in probes
         },
@@ -160,7 +173,7 @@ def _file_sha256(spec: ProbeSpec) -> str | None:
 
 def _load_probe(spec: ProbeSpec) -> Probe:
     examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
-    return Probe(spec.name, examples.texts, examples.labels, spec.metric)
+    return Probe(spec.name, examples.texts, examples.labels, spec.metric, examples.own_names, examples.named)
 
 
 def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
@@ -169,3 +182,8 @@ def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
     lacking = [c.source for c in checkpoints[1:] if c.infos.keys() != checkpoints[0].infos.keys()]
     if lacking:
         raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")
+
+
+def _content(probe: Probe) -> list[tuple[str, ...] | tuple[int, ...]]:
+    """What makes a probe the same: texts and labels, and the labels' names where these decide what is asked."""
+    return [probe.texts, probe.labels, *([probe.label_names] if probe.label_names else [])]

@@ -113,7 +113,7 @@ def _tensor_info(file: Path, name: str, entry: Any, data_start: int) -> TensorIn
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise _corrupt(file, f"dtype, shape and data_offsets for tensor {name!r}", f"{entry!r}") from error
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _corrupt(file, f"a known dtype for tensor {name!r} ({', '.join(DTYPES)})", f"{dtype!r}")
     if not all(type(n) is int and n >= 0 for n in (*shape, start, end)):
         raise _corrupt(file, f"sizes and offsets of tensor {name!r} that are whole numbers", f"{entry!r}")

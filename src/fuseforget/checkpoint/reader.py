@@ -182,8 +182,8 @@ def _from_hub(source: str) -> Path:
 def _sharded(path: Path) -> dict[str, TensorInfo]:
     index = _read_json(path / INDEX)
     weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(str(path / INDEX), expected="a weight_map of tensor names to files", found=repr(weight_map))
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(str(path / INDEX), expected="a weight_map of tensor names to files", found=f"{weight_map!r:.200}")
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
     if missing:
@@ -220,7 +220,9 @@ def _no_weights(source: str | Path, path: Path, config: dict[str, Any]) -> Input
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(str(file), expected="a file that can be read", found=error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise InputError(str(file), expected="a JSON object", found=f"unreadable JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(str(file), expected="a JSON object", found=type(value).__name__)

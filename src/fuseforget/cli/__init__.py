@@ -44,6 +44,10 @@ def main() -> None:
     except FuseForgetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # what no room made a message of its own
+        place = error.filename or error.filename2 or "the system"
+        print(f"error: {place}: expected a file that can be read or written, found {error.strerror or error}.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; nothing half-written is left, and a run resumes with the same command", file=sys.stderr)
         sys.exit(130)

@@ -30,6 +30,7 @@ def shortcuts(
     validation: Annotated[str, typer.Option(help="split (the paper) or both: every text in both parts.")] = "split",
     token: Annotated[list[str] | None, typer.Option(help="tau0, tau1 and the context token, three times.")] = None,
     sentences: Annotated[int | None, typer.Option(help="Draw so many training texts; default: all.")] = None,
+    held_out: Annotated[str, typer.Option(help="The split to validate on.")] = "validation",
     text: Annotated[str | None, typer.Option(help="The column of the texts; default: text or sentence.")] = None,
     label: Annotated[str, typer.Option(help="The column of the labels.")] = "label",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -38,7 +39,7 @@ def shortcuts(
 ) -> None:
     """Inject shortcuts into a labelled text data set (rules: st op tic or and mt lt xor oed and_or)."""
     from fuseforget.checkpoint import atomic_directory
-    from fuseforget.data import DEFAULT_TOKENS, ShortcutSettings, make_shortcut_data, read_examples, save_shortcut_data
+    from fuseforget.data import DEFAULT_TOKENS, ShortcutSettings, make_shortcut_data, read_splits, save_shortcut_data
 
     settings = ShortcutSettings(
         rules=tuple(rule or ()),
@@ -49,8 +50,8 @@ def shortcuts(
         tokens=tuple(token) if token else DEFAULT_TOKENS,  # type: ignore[arg-type]  # its length is checked there
         seed=seed,
     )
-    train = read_examples(source, split="train", text=text, label=label).sample(sentences, seed)
-    made = make_shortcut_data(train, read_examples(source, split="validation", text=text, label=label), settings)
+    train, validate = read_splits(source, held_out=held_out, text=text, label=label)
+    made = make_shortcut_data(train.sample(sentences, seed), validate, settings)
     inputs = [Path(source)] if Path(source).exists() else []  # else a hub id
     with atomic_directory(out, overwrite=overwrite, inputs=inputs) as partial:
         save_shortcut_data(made, partial)

@@ -29,27 +29,12 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fine-tune a base on a data set; interrupted, it goes on from its last epoch when called again."""
-    import tempfile
+    from fuseforget.train import train
 
-    from fuseforget.data import load_shortcut_data
-    from fuseforget.models import prepare_start
-    from fuseforget.train import TrainSettings
-    from fuseforget.train import train as fine_tune
-
-    settings = TrainSettings(
-        max_epochs=max_epochs,
-        min_epochs=min_epochs,
-        stop_above=stop_above,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        precision=precision,
-    )
-    made = load_shortcut_data(data)
-    with tempfile.TemporaryDirectory() as scratch:
-        start = Path(scratch) / "start"
-        prepare_start(base, start, tokens=made.settings.tokens, label_names=made.train.label_names, seed=init_seed)
-        result = fine_tune(start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, say=progress_lines())
+    result = train(
+        base, data, out, max_epochs=max_epochs, min_epochs=min_epochs, stop_above=stop_above, learning_rate=learning_rate,
+        batch_size=batch_size, precision=precision, seed=seed, init_seed=init_seed, overwrite=overwrite, say=progress_lines(),
+    )  # fmt: skip
     if as_json:
         print_json({"path": str(out), **asdict(result)})
         return

@@ -1,6 +1,6 @@
 """Data sets: readers, shortcut injection, the demo's own text."""
 
-from fuseforget.data.examples import Examples, read_examples
+from fuseforget.data.examples import Examples, read_examples, read_splits
 from fuseforget.data.shortcuts import (
     DEFAULT_TOKENS,
     RULES,
@@ -22,5 +22,6 @@ __all__ = [
     "load_shortcut_data",
     "make_shortcut_data",
     "read_examples",
+    "read_splits",
     "save_shortcut_data",
 ]

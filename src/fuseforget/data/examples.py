@@ -12,24 +12,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, require_seed
 
-__all__ = ["Examples", "find_source", "read_examples", "read_table"]
+__all__ = ["Examples", "find_source", "read_examples", "read_splits", "read_table"]
 
 Table = dict[str, list[Any]]
+Names = dict[str, tuple[str, ...]]
 TEXT_COLUMNS = ("text", "sentence")
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")
-# How a split is spelled in the wild; the first that exists is taken.
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev", "test")}
+# How a split is spelled in the wild; the first that exists is taken. A test set is another split, not a spelling.
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev")}
+MAX_LABELS = 1000  # more different labels than any classifier's data has: a column of identifiers
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts and their labels (numbers from 0 up to ``len(label_names) - 1``)."""
+    """Texts and their labels (numbers from 0 up to ``len(label_names) - 1``).
+
+    Attributes:
+        label_names: the labels' names; LABEL_0, LABEL_1, ... where the source gave numbers.
+        named: the source gave names alone: which number each has was chosen on reading.
+    """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     label_names: tuple[str, ...]
+    named: bool = False
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
@@ -41,15 +49,22 @@ class Examples:
     def take(self, indices: Sequence[int] | np.ndarray) -> Examples:
         """Return the examples at these indices, in that order."""
         rows = [int(i) for i in indices]
-        return Examples(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows), self.label_names)
+        texts, labels = tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows)
+        return Examples(texts, labels, self.label_names, self.named)
 
     def sample(self, count: int | None, seed: int) -> Examples:
         """Return ``count`` examples drawn without replacement (all, in order, for None)."""
+        require_seed(seed)
         if count is None or count == len(self):
             return self
         if not 0 < count <= len(self):
             raise InputError("number of examples", expected=f"1 to {len(self)}", found=str(count))
         return self.take(np.sort(np.random.default_rng([seed, 0x5A11]).choice(len(self), count, replace=False)))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names that the source gave its labels; none where it gave numbers."""
+        return () if self.label_names == _default_names(len(self.label_names)) else self.label_names
 
     @property
     def sha256(self) -> str:
@@ -58,7 +73,14 @@ class Examples:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def read_examples(source: str | Path, *, split: str = "validation", text: str | None = None, label: str = "label") -> Examples:
+def read_examples(
+    source: str | Path,
+    *,
+    split: str = "validation",
+    text: str | None = None,
+    label: str = "label",
+    like: Examples | None = None,
+) -> Examples:
     """Read labelled texts.
 
     Args:
@@ -66,33 +88,66 @@ def read_examples(source: str | Path, *, split: str = "validation", text: str | 
             a hub id (``name`` or ``name:configuration``).
         split: which split of a directory or of a hub data set.
         text: the column of the texts (default: ``text`` or ``sentence``).
-        label: the column of the labels, whole numbers from 0 or names.
+        label: the column of the labels, whole numbers from 0 or names. `datasets` stores names with its numbers: both
+            are kept. Names alone are numbered in sorted order.
+        like: examples whose numbering of the labels is taken (those that a model was trained on).
 
     Raises:
-        InputError: nothing there, no rows, a column absent, a text or a label missing (with the row's number).
+        InputError: nothing there or unreadable, no such split, no rows, a column absent, a text or a label missing (with
+            the row's number), more labels than a classifier has, or one that ``like`` does not have.
     """
-    table = read_table(source, split)
+    table, stored = _read(source, split)
     where = f"{source} ({split})" if not Path(source).is_file() else str(source)
     if not table or not next(iter(table.values())):
         raise InputError(where, expected="at least one example", found="no rows")
     column = _column(where, table, text, TEXT_COLUMNS)
     label_column = _column(where, table, label, (label,))
     texts = [_text(where, row, value) for row, value in enumerate(table[column], 1)]
-    labels, names = _labels(where, table[label_column])
-    return Examples(tuple(texts), tuple(labels), tuple(names))
+    values = table[label_column]
+    _require_labels(where, label_column, values)
+    if label_column in stored:
+        examples = _with_stored_names(where, texts, values, stored[label_column])
+    else:
+        examples = _number(where, texts, [str(value).strip() for value in values])
+    return examples if like is None else _renumber(where, examples, like)
+
+
+def read_splits(
+    source: str | Path, *, held_out: str = "validation", text: str | None = None, label: str = "label"
+) -> tuple[Examples, Examples]:
+    """Read a training set and the set that is held out from it, which numbers its labels as the training set does.
+
+    Raises:
+        InputError: see :func:`read_examples`; a source without splits, whose one table would be both.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() or (path / "dataset_info.json").is_file():
+        raise InputError(
+            str(source),
+            expected=f"a directory or a hub id with the splits train and {held_out}",
+            found="one table, which would be both",
+        )
+    train = read_examples(source, split="train", text=text, label=label)
+    return train, read_examples(source, split=held_out, text=text, label=label, like=train)
 
 
 def read_table(source: str | Path, split: str) -> Table:
     """Read a table column by column, from any of the places of :func:`read_examples`."""
+    return _read(source, split)[0]
+
+
+def _read(source: str | Path, split: str) -> tuple[Table, Names]:
+    """A table, and the names of labels that are stored beside their numbers, by column."""
     path = find_source(source, split)
     if path is None:
         return _from_hub(str(source), split)
     if path.is_dir():
         return _from_datasets_directory(path, split)
     try:
-        return _READERS[path.suffix](path)
-    except (ValueError, csv.Error) as error:
-        raise InputError(str(path), expected=f"a {path.suffix[1:]} table", found=str(error)) from error
+        return _READERS[path.suffix](path), _names_in_parquet(path) if path.suffix == ".parquet" else {}
+    except (ValueError, csv.Error, OSError) as error:
+        found = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise InputError(str(path), expected=f"a {path.suffix[1:]} table", found=found) from error
 
 
 def find_source(source: str | Path, split: str) -> Path | None:
@@ -110,14 +165,17 @@ def find_source(source: str | Path, split: str) -> Path | None:
             if candidate.is_file():
                 return candidate
         wanted = " or ".join(f"{name}{{{','.join(SUFFIXES)}}}" for name in names)
-        raise InputError(str(path), expected=f"{wanted}, or a directory saved by datasets", found="neither")
+        others = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = f"{', '.join(others[:5])} alone" if others else "neither"
+        action = f"To take another split in place of {split}, say so by its name." if others else ""
+        raise InputError(str(path), expected=f"{wanted}, or a directory saved by datasets", found=found, action=action)
     if isinstance(source, Path) or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):
         raise InputError(str(source), expected="a file, a directory or a hub id", found="nothing at that path")
     return None
 
 
 def _read_delimited(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Table:
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets write a byte order mark first
         reader = csv.reader(stream, delimiter=delimiter, quoting=quoting)
         header = next(reader, [])
         rows = list(reader)
@@ -129,7 +187,7 @@ def _read_delimited(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Table
 
 def _read_jsonl(path: Path) -> Table:
     rows = []
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 row = json.loads(line)
@@ -143,7 +201,22 @@ def _read_jsonl(path: Path) -> Table:
 def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet
 
-    return dict(pyarrow.parquet.read_table(path).to_pydict())
+    try:
+        return dict(pyarrow.parquet.read_table(path, page_checksum_verification=True).to_pydict())
+    except pyarrow.ArrowException as error:  # only some of them are ValueErrors
+        raise ValueError(str(error)) from error
+
+
+def _names_in_parquet(path: Path) -> Names:
+    """The names of labels that `datasets` puts into a file's metadata."""
+    import pyarrow.parquet
+
+    metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {name: tuple(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("damaged metadata of datasets") from error
 
 
 _READERS = {
@@ -155,26 +228,41 @@ _READERS = {
 }
 
 
-def _from_datasets_directory(path: Path, split: str) -> Table:
+def _from_datasets_directory(path: Path, split: str) -> tuple[Table, Names]:
     import datasets
+    import pyarrow
 
-    loaded = datasets.load_from_disk(str(path))
-    if isinstance(loaded, datasets.DatasetDict):
-        names = [name for name in SPLIT_NAMES.get(split, (split,)) if name in loaded]
-        if not names:
-            raise InputError(str(path), expected=f"a split {split!r}", found=", ".join(loaded))
-        loaded = loaded[names[0]]
-    return {name: list(loaded[name]) for name in loaded.column_names}
+    try:
+        loaded = datasets.load_from_disk(str(path))
+        if isinstance(loaded, datasets.DatasetDict):
+            names = [name for name in SPLIT_NAMES.get(split, (split,)) if name in loaded]
+            if not names:
+                raise InputError(
+                    str(path),
+                    expected=f"a split {split!r}",
+                    found=", ".join(loaded),
+                    action=f"To take another split in place of {split}, say so by its name.",
+                )
+            loaded = loaded[names[0]]
+        return _columns(loaded)
+    except InputError:
+        raise
+    # Reading its JSON, its Arrow files and its features goes wrong in as many ways.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            str(path), expected="a directory saved by datasets", found=f"a damaged one ({type(error).__name__}: {reason:.200})"
+        ) from error
 
 
-def _from_hub(source: str, split: str) -> Table:
+def _from_hub(source: str, split: str) -> tuple[Table, Names]:
     import datasets
 
     name, _, configuration = source.partition(":")
     try:
-        loaded = datasets.load_dataset(name, configuration or None, split=split)
+        return _columns(datasets.load_dataset(name, configuration or None, split=split))
     # The client's errors are of its HTTP library's, of the system's and of its own making; each means: not to be had.
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             source,
@@ -182,7 +270,13 @@ def _from_hub(source: str, split: str) -> Table:
             found=f"no such path, and the hub answered: {reason}",
             action="Offline, give a local file or directory.",
         ) from error
-    return {column: list(loaded[column]) for column in loaded.column_names}
+
+
+def _columns(loaded: Any) -> tuple[Table, Names]:
+    import datasets
+
+    stored = {name: tuple(f.names) for name, f in loaded.features.items() if isinstance(f, datasets.ClassLabel)}
+    return {name: list(loaded[name]) for name in loaded.column_names}, stored
 
 
 def _column(where: str, table: Table, wanted: str | None, candidates: Sequence[str]) -> str:
@@ -199,21 +293,74 @@ def _text(where: str, row: int, value: Any) -> str:
     return value
 
 
-def _labels(where: str, values: Sequence[Any]) -> tuple[list[int], list[str]]:
-    """Numbers from 0 stay what they are; names are numbered in sorted order."""
+def _require_labels(where: str, column: str, values: Sequence[Any]) -> None:
+    """Raise unless every row has a label and there are no more of them than a classifier has."""
     missing = [row for row, value in enumerate(values, 1) if value is None or str(value).strip() == ""]
     if missing:
         raise InputError(f"{where}, row {missing[0]}", expected="a label", found=f"none ({len(missing)} rows without)")
-    text = [str(value).strip() for value in values]
-    if all(value.isdecimal() for value in text):
-        numbers = [int(value) for value in text]
-        return numbers, [f"LABEL_{i}" for i in range(max(max(numbers) + 1, 2))]
-    if any(_is_number(value) for value in text):
-        odd = next(value for value in text if _is_number(value) and not value.isdecimal())
-        raise InputError(where, expected="labels that are whole numbers from 0, or names", found=repr(odd))
-    names = sorted(set(text))
+    different = len({str(value) for value in values})
+    if different > MAX_LABELS or different == len(values) > MAX_LABELS // 10:
+        raise _too_many(where, column, f"{different} different values in {len(values)} rows")
+
+
+def _too_many(where: str, column: str, found: str) -> InputError:
+    return InputError(
+        where,
+        expected=f"at most {MAX_LABELS} different labels, with several texts each, in column {column!r}",
+        found=found,
+        action="It looks like a column of identifiers: name the column of the labels.",
+    )
+
+
+def _number(where: str, texts: Sequence[str], values: Sequence[str]) -> Examples:
+    """Numbers from 0 stay what they are; names are numbered in sorted order."""
+    if all(value.isdecimal() for value in values):
+        numbers = [int(value) for value in values]
+        if max(numbers) >= MAX_LABELS:
+            raise InputError(where, expected=f"labels that are whole numbers from 0 to {MAX_LABELS - 1}", found=str(max(numbers)))
+        return Examples(tuple(texts), tuple(numbers), _default_names(max(max(numbers) + 1, 2)))
+    odd = next((value for value in values if _is_number(value) and not value.isdecimal()), None)
+    mixed = [value for value in values if value.isdecimal()]
+    if odd is not None or mixed:
+        found = repr(odd) if odd is not None else f"both ({mixed[0]!r} among names)"
+        raise InputError(where, expected="labels that are whole numbers from 0, or names", found=found)
+    names = sorted(set(values))
     number = {name: i for i, name in enumerate(names)}
-    return [number[value] for value in text], names
+    return Examples(tuple(texts), tuple(number[value] for value in values), tuple(names), named=True)
+
+
+def _with_stored_names(where: str, texts: Sequence[str], values: Sequence[Any], names: tuple[str, ...]) -> Examples:
+    """Numbers whose names the data set stores; hub test sets say -1 where the label is withheld."""
+    odd = next((value for value in values if not 0 <= int(value) < len(names)), None)
+    if odd is not None:
+        raise InputError(where, expected=f"labels from 0 to {len(names) - 1}, one of {', '.join(names)}", found=str(odd))
+    return Examples(tuple(texts), tuple(int(value) for value in values), names)
+
+
+def _renumber(where: str, examples: Examples, like: Examples) -> Examples:
+    """The examples with the labels that ``like`` has, numbered as there."""
+    ours, theirs = examples.own_names, like.own_names
+    used = sorted(set(examples.labels))
+    if ours and theirs:
+        number = {name: i for i, name in enumerate(theirs)}
+        unknown = [ours[i] for i in used if ours[i] not in number]
+    else:
+        # Numbers are what they say; names alone have none that could be compared with numbers.
+        number = {name: i for i, name in enumerate(examples.label_names)}
+        comparable = not (examples.named or like.named)
+        unknown = [examples.label_names[i] for i in used if not comparable or i >= len(like.label_names)]
+    if unknown:
+        raise InputError(
+            where,
+            expected=f"the labels of the set that it is read with ({', '.join(like.label_names)})",
+            found=", ".join(unknown),
+        )
+    labels = tuple(number[examples.label_names[label]] for label in examples.labels)
+    return Examples(examples.texts, labels, like.label_names, like.named)
+
+
+def _default_names(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def _is_number(value: str) -> bool:

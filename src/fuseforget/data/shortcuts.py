@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fuseforget.data.examples import Examples, read_examples
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, require_seed
 
 __all__ = [
     "DEFAULT_TOKENS",
@@ -152,6 +152,7 @@ class ShortcutSettings:
             raise InputError("noise", expected="a probability", found=str(self.noise))
         if self.validation not in ("split", "both"):
             raise InputError("validation", expected="split or both", found=repr(self.validation))
+        require_seed(self.seed)
         if len(set(self.tokens)) != 3 or not all(token.isalnum() for token in self.tokens):
             raise InputError("tokens", expected="three different words of letters and digits", found=str(self.tokens))
 

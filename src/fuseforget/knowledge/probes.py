@@ -7,7 +7,7 @@ knowledge utilization Psi of Zaman et al. 2023, Definition 1).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,18 +65,29 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Probe:
-    """A question to a model: labelled texts and a metric."""
+    """A question to a model: labelled texts and a metric.
+
+    Attributes:
+        labels: the number of each text's label: a model's logit or, where there are ``label_names``, a place in these.
+        label_names: the labels' names; a model is asked for the logits that it calls by them.
+        named: the source gave names alone, so that the numbers mean nothing to a model without names of its own.
+    """
 
     name: str
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     metric: str = "accuracy"
+    label_names: tuple[str, ...] = ()
+    named: bool = False
 
     def __post_init__(self) -> None:
         if not self.texts:
             raise InputError(f"probe {self.name}", expected="at least one example", found="none")
         if len(self.texts) != len(self.labels):
             raise InputError(f"probe {self.name}", expected=f"{len(self.texts)} labels", found=str(len(self.labels)))
+        if self.label_names and not 0 <= min(self.labels) <= max(self.labels) < len(self.label_names):
+            found = str(sorted(set(self.labels)))
+            raise InputError(f"probe {self.name}", expected=f"labels below {len(self.label_names)}, one a name", found=found)
         if self.metric not in METRICS:
             raise InputError(f"probe {self.name}", expected=f"a metric among {', '.join(METRICS)}", found=self.metric)
 
@@ -104,6 +115,32 @@ def measure(probe: Probe, logits: npt.ArrayLike, *, seed: int = 0) -> Measuremen
         )
     values = METRICS[probe.metric].per_example(array, np.asarray(probe.labels))
     return Measurement(probe.name, probe.metric, bootstrap_mean(values, seed=seed), values)
+
+
+def in_labels_of(probe: Probe, model: str, names: Sequence[str]) -> Probe:
+    """Return the probe with its labels numbered as a model numbers them.
+
+    Args:
+        model: the model, for the message.
+        names: the model's own names of its labels, by logit; empty where it has none.
+
+    Raises:
+        InputError: a label's name that the model does not know, upper and lower case alike.
+    """
+    if not probe.label_names or not (names or probe.named):
+        return probe
+    number = {name.casefold(): i for i, name in enumerate(names)}
+    asked = [probe.label_names[label] for label in sorted(set(probe.labels))]
+    unknown = [name for name in asked if name.casefold() not in number]
+    if unknown or len(number) < len(names):
+        raise InputError(
+            f"probe {probe.name}",
+            expected=f"labels that {model} has ({', '.join(names) or 'it names none'})",
+            found=", ".join(unknown or asked),
+            action="Name the labels as id2label in the model's config.json does, or give the numbers of its logits.",
+        )
+    labels = tuple(number[probe.label_names[label].casefold()] for label in probe.labels)
+    return replace(probe, labels=labels, label_names=tuple(names), named=False)
 
 
 def unique_names(probes: Sequence[Probe]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.checkpoint import MANIFEST_NAME, Checkpoint, atomic_directory, open_checkpoint
-from fuseforget.data import RULES, Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_examples
+from fuseforget.data import RULES, Examples, ShortcutData, ShortcutSettings, make_shortcut_data, read_splits
 from fuseforget.data.shortcuts import load_shortcut_data, save_shortcut_data
 from fuseforget.errors import InputError
 from fuseforget.fuse import fuse
@@ -26,7 +26,8 @@ from fuseforget.paths import points, walk
 from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.tiny import TINY_BASE, TINY_SCALE, make_tiny_text
 from fuseforget.sweep import Resident, describe_inputs, record_missing
-from fuseforget.train import TrainSettings, train
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
 
 __all__ = ["SCALES", "ShortcutStudy", "run_shortcut_study", "settings_for"]
 
@@ -189,16 +190,13 @@ def probes_of(data: dict[str, ShortcutData], rules: Sequence[str]) -> list[Probe
 def _texts(settings: ShortcutStudy, say: Say) -> dict[str, Examples]:
     if settings.data is None:
         return make_tiny_text(settings.seed)
-    train_set = read_examples(settings.data, split="train")
+    train_set, validation = read_splits(settings.data)
     count = settings.sentences
     if count is None and settings.scale_sentences is not None:
         count = min(settings.scale_sentences, len(train_set))
         if count < settings.scale_sentences:
             say(f"note: {count} training texts, all that there are; the {settings.scale} scale has {settings.scale_sentences}")
-    return {
-        "train": train_set.sample(count, settings.seed),
-        "validation": read_examples(settings.data, split="validation"),
-    }
+    return {"train": train_set.sample(count, settings.seed), "validation": validation}
 
 
 def _make_data(settings: ShortcutStudy, texts: dict[str, Examples], out: Path) -> dict[str, ShortcutData]:
@@ -282,7 +280,7 @@ def _make_random(run: Run, settings: ShortcutStudy) -> None:
 def _train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
     model = run.path / "models" / name
     if not model.is_dir():
-        train(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
+        fine_tune(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
     if run.find("training", name=name) is None:
         made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
         run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
