@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test real lint types docs constraints tiny-base clean
+.PHONY: demo test real oracle lint types docs constraints tiny-base clean
 
 demo: .venv/installed  ## The main job: fuse specialists, see the shortcuts go and the task stay
 	$(BIN)/fuseforget demo -o runs/demo
@@ -12,6 +12,9 @@ test: .venv/installed  ## All tests that need neither ../shared/data nor many mi
 
 real: .venv/installed  ## Tests on real models and data (../shared/data); skipped with the reason where it is absent
 	$(BIN)/python -m pytest -m real
+
+oracle: .venv/installed  ## Fusion methods against mergekit; skipped with the reason unless MERGEKIT_PYTHON names an interpreter that has it
+	MERGEKIT_PYTHON='$(MERGEKIT_PYTHON)' $(BIN)/python -m pytest -m oracle tests/test_oracle.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import make_bert
+from fuseforget.methods import METHODS
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -44,13 +45,32 @@ def test_fuse_prints_what_it_did_and_json_alone_on_stdout(home, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "average of 2 models" in done.stdout
     assert "0.7500" in done.stdout
+    assert "reads" in done.stderr
+    assert "free), holds at most" in done.stderr
     done = run("fuse", home / "a", home / "b", "-o", tmp_path / "json", "--json")
     assert json.loads(done.stdout)["method"] == "average"
 
 
+def test_fuse_takes_methods_parameters_and_recipes_from_the_command_line(home, tmp_path):
+    options = ["--base", home / "a", "--method", "dare_ties", "--seed", 7, "--param", "density=.9,.5", "--param", "density:2=.7",
+               "--param", "lambda@attention=.5", "--param", "lambda=2", "--weight", 1, "--weight", "0,1"]  # fmt: skip
+    done = run("fuse", home / "a", home / "b", "-o", tmp_path / "out", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["recipe"]["slices"]
+    assert one["weights"] == [1, [0, 1]]
+    assert one["parameters"]["density"] == {"each": [[0.9, 0.5], 0.7]}
+    assert one["parameters"]["lambda"] == [{"filter": "attention", "value": 0.5}, {"value": 2}]
+    again = run("fuse", "--recipe", tmp_path / "out/fuseforget.json", "-o", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
 def test_methods_and_check(home):
-    names = [m["name"] for m in json.loads(run("methods", "--json").stdout)]
-    assert names == ["average", "slerp"]
+    listed = {m["name"]: m for m in json.loads(run("methods", "--json").stdout)}
+    assert list(listed) == list(METHODS)
+    assert [p["name"] for p in listed["ties"]["parameters"]] == ["density", "normalize", "rescale", "lambda"]
+    assert "Yadav" in listed["ties"]["docstring"]
+    assert "--param density=1" in run("methods").stdout
     assert run("check", home / "a", home / "b").stdout == "2 models can be fused\n"
     differing = run("check", home / "a", home / "wide", home / "three", "--json")
     assert differing.returncode == 2
@@ -94,6 +114,15 @@ def test_the_whole_way_from_text_to_a_path(home, tmp_path):
     (["fuse", "{home}/a", "{home}/b", "-o", "{out}", "--weight", "0.5", "--weight", "0.6"], 2, "--normalize"),
     (["fuse", "{home}/a", "{home}/b", "-o", "{home}/b"], 2, "a directory that is an input"),
     (["fuse", "{home}/a", "-o", "{home}/b"], 2, "--overwrite"),
+    (["fuse", "-o", "{out}"], 2, "1 or more models"),
+    (["fuse", "{home}/a", "-o", "{out}", "--param", "density"], 2, "NAME=VALUE"),
+    (["fuse", "{home}/a", "-o", "{out}", "--weight", "[1"], 2, "a number, a list, or YAML"),
+    (["fuse", "{home}/a", "-o", "{out}", "--as-adapter", "-3"], 2, "a rank (1 or more), or sum"),
+    (["fuse", "{home}/a", "-o", "{out}", "--as-adapter", "4"], 2, "adapters alone"),
+    (["fuse", "{home}/a", "-o", "{out}", "--device", "cuda"], 2, "as fast as the disk"),
+    (["fuse", "--recipe", "{home}/none.yml", "-o", "{out}"], 2, "No such file"),
+    (["fuse", "--recipe", "{home}/probes.yaml", "-o", "{out}"], 2, "merge_method"),
+    (["fuse", "--recipe", "{home}/none.yml", "-o", "{out}", "--dtype", "float16"], 2, "options beside it"),
     (["data", "shortcuts", "{home}", "--rule", "opp", "-o", "{out}"], 2, "one of st, op"),
     (["data", "shortcuts", "{home}", "--label", "gold", "-o", "{out}"], 2, "column 'gold'"),
     (["train", "--base", "{home}/a", "--data", "{home}", "-o", "{out}"], 2, "dataset.json"),

@@ -12,7 +12,7 @@ from fuseforget.data.examples import find_source
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
 from fuseforget.knowledge.probes import in_labels_of, unique_names
-from fuseforget.methods import get_method
+from fuseforget.methods import fuse_in_memory, get_method
 from fuseforget.models import Batch, describe_cut, encode_batches, label_names, load_classifier, max_tokens, predict, set_weights
 from fuseforget.records import Record, Run, encode_values, run_or_memory
 
@@ -43,12 +43,8 @@ class Resident:
         row = get_method(method)
         fused = {}
         for name, info in endpoints[0].infos.items():
-            parts = [endpoint[name].reshape(-1) for endpoint in endpoints]
-            if info.floating:
-                wide = [part.double() for part in parts]
-                statistics = None if row.statistics is None else row.statistics(wide)
-                parts[0] = row.function(wide, weights, statistics)
-            fused[name] = parts[0].view(info.shape)
+            parts = [endpoint[name] for endpoint in endpoints]
+            fused[name] = fuse_in_memory(row, parts, weights, name=name) if info.floating else parts[0]
         set_weights(self._classifier.model, fused)
 
     def ask(self, name: str) -> Measurement:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fuseforget.checkpoint.adapter import open_model
 from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError, MismatchError
 
-__all__ = ["Difference", "check", "compare", "require_same"]
+__all__ = ["Difference", "check", "compare", "fast_tokenizer", "require_same"]
 
 # Configuration that changes what the same weights compute: differing here, an average of weights means nothing.
 STRUCTURAL = {
@@ -58,7 +59,7 @@ def check(models: Sequence[str | Path], base: str | Path | None = None) -> list[
 
     A base may lack the head that fine-tuning added and the rows of tokens added to its vocabulary, so these do not block.
     """
-    checkpoints = [open_checkpoint(model) for model in models]
+    checkpoints = [open_model(model, base) for model in models]
     differences = compare(checkpoints)
     if base is not None:
         opened = open_checkpoint(base)
@@ -88,16 +89,20 @@ def require_same(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
     return [difference for difference in differences if not difference.blocks]
 
 
-def compare(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
-    """Return how each checkpoint differs from the first: architecture, config, labels, tokenizer, tensors."""
+def compare(checkpoints: Sequence[Checkpoint], *, tensors: Callable[[str], bool] = lambda name: True) -> list[Difference]:
+    """Return how each checkpoint differs from the first: architecture, config, labels, tokenizer and tensors.
+
+    Args:
+        tensors: which of them are compared, by name.
+    """
     first = checkpoints[0]
     differences: list[Difference] = []
     for other in checkpoints[1:]:
         differences += _architecture(first, other)
-        differences += _config(first, other)
+        differences += _config(first.config, other.config, other.source)
         differences += _labels(first, other)
         differences += _tokenizer(first, other)
-        differences += _tensors(first, other)
+        differences += _tensors(first, other, tensors)
     return differences
 
 
@@ -108,11 +113,16 @@ def _architecture(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
             yield Difference("architecture", key, _short(a), _short(b), other.source)
 
 
-def _config(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
-    for key in sorted((first.config.keys() | other.config.keys()) - IGNORED):
-        a, b = first.config.get(key), other.config.get(key)
-        if a != b:
-            yield Difference("config", key, _short(a), _short(b), other.source, blocks=key in STRUCTURAL)
+def _config(first: Mapping[str, Any], other: Mapping[str, Any], source: str, part: str = "") -> Iterator[Difference]:
+    """How configurations differ, also those of parts (``text_config``)."""
+    for key in sorted((first.keys() | other.keys()) - IGNORED):
+        a, b = first.get(key), other.get(key)
+        if a == b:
+            continue
+        if key.endswith("_config") and isinstance(a, dict) and isinstance(b, dict):
+            yield from _config(a, b, source, f"{part}{key}.")
+        else:
+            yield Difference("config", f"{part}{key}", _short(a), _short(b), source, blocks=key in STRUCTURAL)
 
 
 def _labels(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
@@ -152,7 +162,7 @@ def _vocabulary(checkpoint: Checkpoint) -> str | None:
     path, merges = checkpoint.path, ""
     if (content := checkpoint.json("tokenizer.json")) is not None:
         try:
-            pairs, merges = _fast_tokenizer(content)
+            pairs, merges = fast_tokenizer(content)
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise InputError(
                 str(path / "tokenizer.json"), expected="a tokenizer of the tokenizers library", found=repr(error)
@@ -168,7 +178,8 @@ def _vocabulary(checkpoint: Checkpoint) -> str | None:
     return f"{len(pairs)} tokens #{digest[:8]}"
 
 
-def _fast_tokenizer(content: dict[str, Any]) -> tuple[dict[str, int], str]:
+def fast_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], str]:
+    """Return the tokens in a ``tokenizer.json`` with their numbers, and its merges as text."""
     model = content["model"]
     vocabulary = model.get("vocab", {})
     pairs = dict(vocabulary) if isinstance(vocabulary, dict) else {str(entry[0]): i for i, entry in enumerate(vocabulary)}
@@ -176,8 +187,10 @@ def _fast_tokenizer(content: dict[str, Any]) -> tuple[dict[str, int], str]:
     return pairs, json.dumps(model.get("merges"))
 
 
-def _tensors(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
+def _tensors(first: Checkpoint, other: Checkpoint, compared: Callable[[str], bool]) -> Iterator[Difference]:
     for name, a in first.infos.items():
+        if not compared(name):
+            continue
         b = other.infos.get(name)
         if b is None:
             if not _is_tied_copy(first, other, name):
@@ -187,7 +200,7 @@ def _tensors(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
         elif a.dtype != b.dtype:
             yield Difference("dtype", name, a.dtype, b.dtype, other.source, blocks=a.floating != b.floating)
     for name, b in other.infos.items():
-        if name not in first.infos and not _is_tied_copy(other, first, name):
+        if name not in first.infos and compared(name) and not _is_tied_copy(other, first, name):
             yield Difference("extra", name, "absent", f"{b.dtype} {list(b.shape)}", other.source)
 
 

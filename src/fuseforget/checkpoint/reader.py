@@ -17,10 +17,11 @@ from fuseforget.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "file_sha256", "open_checkpoint"]
+__all__ = ["Checkpoint", "file_sha256", "open_checkpoint", "read_json", "resolve"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "consolidated.00.pth")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 # What belongs to a checkpoint beside its weights; the same patterns are fetched from the hub and copied on writing.
@@ -69,6 +70,16 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         return sorted({info.file for info in self.infos.values()})
 
     @property
+    def described_by(self) -> list[Path]:
+        """The files that say what the weights are."""
+        return [self.path / "config.json"]
+
+    @property
+    def places(self) -> list[Path]:
+        """The directories that it is read from."""
+        return [self.path]
+
+    @property
     def companions(self) -> list[Path]:
         """The files that a loader needs beside the weights: config, tokenizer, generation config and the like."""
         found = {file for pattern in COMPANIONS for file in self.path.glob(pattern)}
@@ -76,7 +87,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the checkpoint, or None where it is absent."""
-        return _read_json(self.path / name) if (self.path / name).is_file() else None
+        return read_json(self.path / name) if (self.path / name).is_file() else None
 
     def release(self, name: str) -> None:
         """Let the system drop the pages of one tensor: a long stream then holds no more than what it works on."""
@@ -105,19 +116,19 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     Raises:
         InputError: nothing is there, it is no checkpoint, its weights are pickled, or a header is damaged.
     """
-    path = _resolve(source)
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    path = resolve(source)
+    if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file():
         raise InputError(
             str(source),
             expected="a full checkpoint",
             found="an adapter (adapter_config.json)",
-            action="Merge it into its base first (peft: model.merge_and_unload()), then save_pretrained.",
+            action=f"Merge it into its base first: fuseforget fuse {source} -o OUT",
         )
     if not (path / "config.json").is_file():
         raise InputError(
             str(source), expected="a model directory with config.json and safetensors weights", found="no config.json"
         )
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if config.get("quantization_config"):
         raise InputError(
             str(source),
@@ -148,7 +159,8 @@ def file_sha256(file: Path) -> str:
         return digest.hexdigest()
 
 
-def _resolve(source: str | Path) -> Path:
+def resolve(source: str | Path) -> Path:
+    """Return the directory of a path or a hub id, which is fetched unless it is cached."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -165,7 +177,7 @@ def _from_hub(source: str) -> Path:
 
     repo, _, revision = source.partition("@")
     # The files of the top directory that are opened, not every *.safetensors: repositories also hold weights in other layouts.
-    patterns = [SINGLE, INDEX, "model-*-of-*.safetensors", *COMPANIONS]
+    patterns = [SINGLE, INDEX, "model-*-of-*.safetensors", ADAPTER_WEIGHTS, *COMPANIONS]
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns, ignore_patterns="*/*"))
     # The client raises errors of its own, of its HTTP library and of the system; each is a way of not having the model.
@@ -180,7 +192,7 @@ def _from_hub(source: str) -> Path:
 
 
 def _sharded(path: Path) -> dict[str, TensorInfo]:
-    index = _read_json(path / INDEX)
+    index = read_json(path / INDEX)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(str(path / INDEX), expected="a weight_map of tensor names to files", found=f"{weight_map!r:.200}")
@@ -217,7 +229,8 @@ def _no_weights(source: str | Path, path: Path, config: dict[str, Any]) -> Input
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, or raise InputError."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

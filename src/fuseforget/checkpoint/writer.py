@@ -1,14 +1,17 @@
-"""Write a checkpoint: sharded, one tensor at a time."""
+"""Write the weight files of a checkpoint, sharded, in any order of their values."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from fuseforget.checkpoint.header import DTYPES, encode_header
 from fuseforget.checkpoint.reader import INDEX, SINGLE
@@ -17,8 +20,9 @@ from fuseforget.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TensorSpec", "parse_size", "write_checkpoint"]
+__all__ = ["OutputFiles", "TensorSpec", "parse_size"]
 
+FLUSH_EVERY = 0.5  # seconds
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -43,30 +47,97 @@ def parse_size(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def write_checkpoint(
-    directory: Path,
-    specs: Sequence[TensorSpec],
-    produce: Callable[[TensorSpec], Iterator[torch.Tensor]],
-    shard_size: int,
-) -> None:
-    """Write the tensors of ``specs`` to safetensors files in ``directory``, with an index when there are several.
+class OutputFiles:
+    """The weight files of a checkpoint to be written, laid out beforehand, so that values can come in any order.
 
-    ``produce(spec)`` yields the tensor's values in consecutive flat parts of the right dtype, so that a tensor need never
-    be held whole. Shards are filled in the order of the format's reference writer: wider types first, then by name.
+    Space is reserved when the files are opened, so that a full disk is known before the work. Shards are filled in the order
+    of the format's reference writer: wider types first, then by name.
     """
-    ordered = sorted(specs, key=lambda spec: (-DTYPES[spec.dtype].nbytes, spec.name))
-    shards = _shards(ordered, shard_size)
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map.update({spec.name: name for spec in shard})
-        with (directory / name).open("wb") as stream:
-            stream.write(encode_header([(spec.name, spec.dtype, spec.shape) for spec in shard]))
-            for spec in shard:
-                _write_tensor(stream, spec, produce(spec))
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def __init__(self, directory: Path, specs: Sequence[TensorSpec], shard_size: int) -> None:
+        ordered = sorted(specs, key=lambda spec: (-DTYPES[spec.dtype].nbytes, spec.name))
+        shards = _shards(ordered, shard_size)
+        self._directory = directory
+        self._places: dict[str, tuple[int, int]] = {}  # descriptor and offset of each tensor
+        self._descriptors: list[int] = []
+        self._done = threading.Event()
+        self._error: OSError | None = None
+        weight_map: dict[str, str] = {}
+        try:
+            for number, shard in enumerate(shards, start=1):
+                name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                weight_map.update({spec.name: name for spec in shard})
+                self._lay_out(directory / name, shard)
+            if len(shards) > 1:
+                index = {"metadata": {"total_size": sum(spec.nbytes for spec in specs)}, "weight_map": weight_map}
+                (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> OutputFiles:
+        self._flusher = threading.Thread(target=self._flush, name="flush", daemon=True)
+        self._flusher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._done.set()
+        self._flusher.join()
+        self.close()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def write(self, spec: TensorSpec, start: int, values: torch.Tensor) -> None:
+        """Write consecutive values of a tensor, from its flat position ``start`` on. Threads may write at once."""
+        import torch
+
+        nbytes = DTYPES[spec.dtype].nbytes
+        if (start + values.numel()) * nbytes > spec.nbytes or values.element_size() != nbytes:
+            raise RuntimeError(f"{spec.name}: values from {start} on do not fit what the header says")
+        descriptor, offset = self._places[spec.name]
+        rest = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+        offset += start * nbytes
+        while len(rest):
+            written = os.pwrite(descriptor, rest, offset)
+            offset += written
+            rest = rest[written:]
+
+    def _flush(self) -> None:
+        """Have the system write out what has come so far, again and again, so that the sync at the end has little left to do."""
+        while not self._done.wait(FLUSH_EVERY):
+            try:
+                for descriptor in self._descriptors:
+                    os.fsync(descriptor)
+            except OSError as error:
+                self._error = error  # the system may not report it again
+                return
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _lay_out(self, file: Path, shard: Sequence[TensorSpec]) -> None:
+        header = encode_header([(spec.name, spec.dtype, spec.shape) for spec in shard])
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._descriptors.append(descriptor)
+        end = len(header)
+        for spec in shard:
+            self._places[spec.name] = (descriptor, end)
+            end += spec.nbytes
+        _reserve(descriptor, end)
+        os.pwrite(descriptor, header, 0)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    os.ftruncate(descriptor, size)
 
 
 def _shards(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
@@ -80,14 +151,3 @@ def _shards(specs: Sequence[TensorSpec], limit: int) -> list[list[TensorSpec]]:
         shards[-1].append(spec)
         size += spec.nbytes
     return shards
-
-
-def _write_tensor(stream: BinaryIO, spec: TensorSpec, parts: Iterator[torch.Tensor]) -> None:
-    import torch
-
-    written = 0
-    for part in parts:
-        raw = part.contiguous().view(-1).view(torch.uint8).numpy()
-        written += stream.write(raw.data)
-    if written != spec.nbytes:
-        raise RuntimeError(f"{spec.name}: {written} bytes were produced where the header says {spec.nbytes}")

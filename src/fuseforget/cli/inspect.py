@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+import inspect
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fuseforget.cli.output import print_json, print_table
+from fuseforget.cli.output import print_json
+
+if TYPE_CHECKING:
+    from fuseforget.methods import Method
 
 __all__ = ["check", "methods"]
 
+WEIGHTS = {
+    "convex": "weights not negative, summing to 1",
+    "free": "any finite weights",
+    "no": "no weights",
+}
+
 
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the fusion methods."""
+    """List the fusion methods with their parameters and sources."""
     from fuseforget.methods import METHODS
 
-    rows = [{"name": m.name, "models": list(m.models), "summary": m.summary, "paper": m.paper} for m in METHODS.values()]
     if as_json:
-        print_json(rows)
+        print_json([_described(method) for method in METHODS.values()])
         return
-    counts = {(1, None): "1 or more", (2, 2): "2"}
-    print_table(
-        ["method", "models", "what it does", "source"],
-        [[m.name, counts.get(m.models, str(m.models)), m.summary, m.paper] for m in METHODS.values()],
-    )
+    for method in METHODS.values():
+        needs = {"required": ", a base", "optional": ", a base if wanted", "no": ""}[method.base]
+        statistics = f", {method.statistics} of each" if method.statistics else ""
+        print(f"{method.name}: {method.summary}")
+        plural = "" if method.models == (1, 1) else "s"
+        print(f"    takes {method.counts} model{plural}{needs}{statistics}; {WEIGHTS[method.weights]}")
+        for p in method.parameters:
+            each = ", a value a model" if p.per_model else ""
+            default = str(p.default).lower() if isinstance(p.default, bool) else f"{p.default:g}"
+            print(f"    --param {p.name}={default}  {p.summary} ({p.range}{each})")
+        print(f"    {method.paper}")
+
+
+def _described(method: Method) -> dict[str, Any]:
+    row = {f.name: getattr(method, f.name) for f in fields(method) if f.name != "function"}
+    return {**row, "parameters": [asdict(p) for p in method.parameters], "docstring": inspect.getdoc(method.function)}
 
 
 def check(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_table", "progress_lines"]
+__all__ = ["print_json", "print_table", "progress_lines", "size_text"]
 
 
 def print_json(value: Any) -> None:
@@ -23,6 +23,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
         print(title)
     for row in [header, ["-" * width for width in widths], *rows]:
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def size_text(nbytes: int) -> str:
+    """A number of bytes as people read it: 1.43 MB, 2.2 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes} bytes"
 
 
 def progress_lines() -> Callable[[str], None]:

@@ -1,0 +1,272 @@
+"""What a method sees: one tensor's values from all models, aligned, in blocks.
+
+A method is a pure function from a :class:`Group` to a function of a :class:`Block`. It may first reduce over the whole
+tensor (:meth:`Group.reduce`: norms, counts); then every block is fused by itself, in any order and on any thread. So a
+tensor of any size is fused in the memory of a few blocks, and no result depends on how a file is cut or read: blocks are
+of one size, and sums over them are taken in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fuseforget.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fuseforget.methods.method import Method
+
+__all__ = ["BLOCK", "SPAN", "Block", "FuseBlock", "Group", "InMemory", "compute_dtype", "fuse_in_memory", "weighted_sum"]
+
+T = TypeVar("T")
+Range = tuple[int, int]
+
+BLOCK = 1 << 17  # values: the blocks of a few models fit the caches of a core, and the interpreter is called seldom enough
+SPAN = 4  # blocks that are read and worked on together
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Consecutive values of one tensor, flat, in the compute type; whole rows where the group has them.
+
+    Attributes:
+        start: where in the flat tensor the block begins.
+        stacked: the values of each model, ``models x values``.
+        base: those of the base, or None.
+        statistics: those of each model's statistics, or empty.
+        row_length: values in a row (one output unit: all dimensions but the first).
+    """
+
+    start: int
+    stacked: torch.Tensor
+    base: torch.Tensor | None
+    statistics: tuple[torch.Tensor, ...]
+    row_length: int
+
+    @functools.cached_property
+    def models(self) -> tuple[torch.Tensor, ...]:
+        """The values of each model."""
+        return self.stacked.unbind()
+
+    @functools.cached_property
+    def origin(self) -> torch.Tensor:
+        """The base, which the method's row of the table requires."""
+        if self.base is None:
+            raise TypeError("this method needs a base")
+        return self.base
+
+    @functools.cached_property
+    def deltas(self) -> tuple[torch.Tensor, ...]:
+        """Task vectors (Ilharco et al. 2023): each model minus the base; the models themselves without a base."""
+        if self.base is None:
+            return self.models
+        return tuple(model - self.base for model in self.models)
+
+
+FuseBlock = Callable[[Block], "torch.Tensor"]
+
+
+class Group(ABC):
+    """One tensor of all models, aligned.
+
+    Attributes:
+        name, shape: the tensor's.
+        models: how many models there are beside the base.
+        dtype, device: what blocks are given in.
+        seed: of random methods.
+        whole_rows: whether blocks hold whole rows, as long as those may be.
+        companions: one statistics tensor a model in its own shape, where a method needs it whole; else empty.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    models: int
+    has_base: bool
+    dtype: torch.dtype
+    device: str = "cpu"
+    seed: int = 0
+    whole_rows: bool = True
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def row_length(self) -> int:
+        """Values of one output unit: everything after the first dimension; a vector is one row."""
+        if len(self.shape) < 2:
+            return self.numel
+        return self.numel // self.shape[0] if self.shape[0] else 0
+
+    def spans(self) -> list[list[Range]]:
+        """The flat ranges of all blocks, ``SPAN`` together: ``BLOCK`` values, or as many whole rows as fit, at least one."""
+        if self.numel == 0:
+            return []
+        size = max(1, BLOCK // self.row_length) * self.row_length if self.whole_rows else BLOCK
+        blocks = [(start, min(start + size, self.numel)) for start in range(0, self.numel, size)]
+        return [blocks[i : i + SPAN] for i in range(0, len(blocks), SPAN)]
+
+    @abstractmethod
+    def load(self, span: Sequence[Range]) -> Iterator[Block]:
+        """Read the blocks of a span; a block is valid until the next is asked for."""
+
+    @abstractmethod
+    def whole(self) -> Block:
+        """The whole tensor as one block, for methods that decompose it."""
+
+    @property
+    @abstractmethod
+    def companions(self) -> tuple[torch.Tensor, ...]: ...
+
+    def each(self, work: Callable[[Sequence[Range]], T]) -> Iterator[T]:
+        """Do some work on every span and yield its results in order; an engine may do several spans at once."""
+        return map(work, self.spans())
+
+    def map(self, function: Callable[[Block], T]) -> list[T]:
+        """Call a function on every block and return its results in order."""
+        return [result for span in self.each(lambda span: [function(block) for block in self.load(span)]) for result in span]
+
+    def reduce(self, function: Callable[[Block], torch.Tensor]) -> torch.Tensor:
+        """Add a function's values over all blocks: within each span, then over the spans in order, on any machine alike."""
+
+        def add(span: Sequence[Range]) -> torch.Tensor:
+            total = None
+            for block in self.load(span):
+                value = function(block)
+                total = value if total is None else total.add_(value)
+            assert total is not None  # a span has a block
+            return total
+
+        results = self.each(add)
+        total = next(results)
+        for result in results:
+            total += result
+        return total
+
+
+class InMemory(Group):
+    """A group of tensors that are in memory."""
+
+    def __init__(
+        self,
+        models: Sequence[torch.Tensor],
+        base: torch.Tensor | None = None,
+        statistics: Sequence[torch.Tensor] = (),
+        *,
+        name: str = "",
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        whole_rows: bool = True,
+    ) -> None:
+        self.name, self.shape, self.seed, self.whole_rows = name, tuple(models[0].shape), seed, whole_rows
+        self.dtype = dtype or compute_dtype([*models, *([] if base is None else [base])])
+        self.device = str(models[0].device)
+        self.models, self.has_base = len(models), base is not None
+        self._models = [model.reshape(-1) for model in models]
+        self._base = None if base is None else base.reshape(-1)
+        self._companions = tuple(statistics)
+
+    @property
+    def companions(self) -> tuple[torch.Tensor, ...]:
+        return self._companions
+
+    def load(self, span: Sequence[Range]) -> Iterator[Block]:
+        return (self._block(start, stop) for start, stop in span)
+
+    def whole(self) -> Block:
+        return self._block(0, self.numel)
+
+    def _block(self, start: int, stop: int) -> Block:
+        import torch
+
+        def wide(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.reshape(-1)[start:stop].to(self.dtype)
+
+        return Block(
+            start,
+            torch.stack([wide(model) for model in self._models]),
+            None if self._base is None else wide(self._base),
+            tuple(wide(s) for s in self._companions if s.shape == self.shape),
+            self.row_length,
+        )
+
+
+def compute_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
+    """Float32 where every input has 16 bits or fewer, float64 otherwise: at least twice the digits of what is rounded."""
+    import torch
+
+    return torch.float32 if all(t.dtype.itemsize <= 2 for t in tensors) else torch.float64
+
+
+def fuse_in_memory(
+    method: Method,
+    models: Sequence[torch.Tensor],
+    weight: Sequence[float] | None = None,
+    *,
+    base: torch.Tensor | None = None,
+    statistics: Sequence[torch.Tensor] = (),
+    name: str = "",
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    **values: Any,
+) -> torch.Tensor:
+    """Fuse tensors that are in memory: the same numbers as the engine's, in the compute dtype and the tensors' shape."""
+    import torch
+
+    method.check_models(len(models))
+    method.check_base(base is not None)
+    if method.statistics and len(statistics) != len(models):
+        raise InputError(f"method {method.name}", expected=f"{method.statistics} for each model", found=str(len(statistics)))
+    group = InMemory(models, base, statistics, name=name, seed=seed, dtype=dtype, whole_rows=method.rows)
+    share = 1.0 if method.default_weight == "sum" else 1 / len(models)
+    weights = [share] * len(models) if weight is None else list(weight)
+    fused = torch.empty(group.numel, dtype=group.dtype, device=models[0].device)
+    if group.numel:
+        function = method.function(group, weight=tuple(weights), **method.arguments(values, len(models)))
+        for span in group.spans():
+            for block in group.load(span):
+                values_of_block = function(block)
+                fused[block.start : block.start + values_of_block.numel()] = values_of_block
+    return fused.view(models[0].shape)
+
+
+def weighted_sum(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """Return ``sum_i weights_i parts_i``; parts of weight zero are left out, so that they cannot spoil it (0 x inf)."""
+    pairs = [(part, weight) for part, weight in zip(parts, weights, strict=True) if weight != 0]
+    if not pairs:
+        return parts[0].new_zeros(parts[0].shape)
+    total = pairs[0][0] * pairs[0][1]
+    for part, weight in pairs[1:]:
+        total.add_(part, alpha=weight)
+    return total
+
+
+def from_base(block: Block, coefficients: Sequence[float]) -> torch.Tensor:
+    """Return ``base + sum_i c_i (theta_i - base)`` as ``(1 - sum c) base + sum_i c_i theta_i``.
+
+    Written so, a model that is fused alone, and equal models whose coefficients sum to one, come back to the bit even where
+    they are far smaller than the base.
+    """
+    rest = 1 - math.fsum(coefficients)
+    if abs(rest) < 1e-12:
+        rest = 0.0
+    return weighted_sum([*block.models, block.origin], [*coefficients, rest])
+
+
+def from_base_each(block: Block, coefficients: Sequence[torch.Tensor], scale: float = 1.0) -> torch.Tensor:
+    """:func:`from_base` with coefficients for each value, all times a scale."""
+    import torch
+
+    rest = 1 - scale * sum(coefficients[1:], start=coefficients[0])
+    # Sums of shares such as 1/3 miss one by a few roundings; a base much larger than the models would make that visible.
+    rest = torch.where(rest.abs() < 16 * torch.finfo(rest.dtype).eps, 0, rest)
+    total = rest * block.origin
+    for model, coefficient in zip(block.models, coefficients, strict=True):
+        total.addcmul_(model, coefficient, value=scale)
+    return total
