@@ -20,7 +20,7 @@ import pytest
 from parsing import UsageError, parameters_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/fusing.md")
 TOLERANCE = 0.05
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLAIN_BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -38,6 +38,8 @@ def commands(page: str) -> list[tuple[str, str]]:
 
 
 def run(command: str, directory: Path) -> str:
+    if not (directory / "examples").exists():
+        (directory / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode in (0, 2), f"$ {command}\n{done.stderr}"
@@ -169,13 +171,13 @@ def test_the_comparison_lets_through_only_what_processors_do_not_agree_on(first,
 
 def write_pages() -> None:
     """Run every command of the pages and put what it prints into them."""
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
+        for page in PAGES:
+            text = (ROOT / page).read_text(encoding="utf-8")
             for command, shown in commands(page):
                 if not command.startswith("make "):
                     text = text.replace(f"$ {command}\n{shown}".rstrip(), f"$ {command}\n{run(command, Path(scratch))}".rstrip())
-        (ROOT / page).write_text(text, encoding="utf-8")
+            (ROOT / page).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
