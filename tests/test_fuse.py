@@ -479,6 +479,11 @@ def test_what_the_base_lacks_is_averaged_and_said(bert, tmp_path):
     assert torch.equal(out["classifier.weight"], (first["classifier.weight"] + second["classifier.weight"]) / 2)
 
 
+def test_a_base_without_the_layers_is_refused(bert, raw, tmp_path):
+    with pytest.raises(InputError, match=r"the layers of the models.*no bert\.encoder\.layer"):
+        fuse([bert("a"), bert("b", seed=1)], tmp_path / "out", "ties", base=raw("other"))
+
+
 @pytest.mark.parametrize("method", ["average", "dare_ties", "della"])
 def test_a_manifest_makes_the_output_again(raw, tmp_path, method):
     models, options = inputs_for(method, raw)

@@ -141,6 +141,10 @@ class TensorPlanner:
             return TensorPlan(spec, sources, None, (), None, (), {}, readers)
         method = self._method
         if base is None and method.base == "required":
+            if layer_of(name) is not None:  # a head may be new, a layer is not
+                raise InputError(
+                    f"base {self._recipe.base}", expected="the layers of the models that come from it", found=f"no {name}"
+                )  # fmt: skip
             self._without_base.append(name)
             row = METHODS["average"]
             return TensorPlan(spec, sources, None, (), row, check_weights(None, len(sources)), {}, readers)
