@@ -11,9 +11,10 @@ from typing import Any
 
 from fuseforget.checkpoint.adapter import open_model
 from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
+from fuseforget.checkpoint.tokens import read_tokens
 from fuseforget.errors import InputError, MismatchError
 
-__all__ = ["Difference", "check", "compare", "fast_tokenizer", "require_same"]
+__all__ = ["Difference", "check", "compare", "refuse", "require_same"]
 
 # Configuration that changes what the same weights compute: differing here, an average of weights means nothing.
 STRUCTURAL = {
@@ -80,13 +81,17 @@ def _has_more_rows(tuned: Checkpoint, base: Checkpoint, name: str) -> bool:
 def require_same(checkpoints: Sequence[Checkpoint]) -> list[Difference]:
     """Raise one :class:`MismatchError` with all differences that block fusing; return those that do not."""
     differences = compare(checkpoints)
+    refuse(differences)
+    return differences
+
+
+def refuse(differences: Sequence[Difference]) -> None:
+    """Raise one :class:`MismatchError` with all differences that block fusing."""
     blocking = [difference for difference in differences if difference.blocks]
     if blocking:
         lines = "\n".join(f"  {difference}" for difference in blocking)
-        raise MismatchError(
-            "models", expected="checkpoints of one architecture", found=f"{len(blocking)} differences:\n{lines}\n "
-        )
-    return [difference for difference in differences if not difference.blocks]
+        found = f"{len(blocking)} difference{'s' if len(blocking) > 1 else ''}:\n{lines}\n "
+        raise MismatchError("models", expected="checkpoints of one architecture", found=found)
 
 
 def compare(checkpoints: Sequence[Checkpoint], *, tensors: Callable[[str], bool] = lambda name: True) -> list[Difference]:
@@ -155,36 +160,13 @@ def _tokenizer(first: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
 
 
 def _vocabulary(checkpoint: Checkpoint) -> str | None:
-    """The size and the digest of the map from token to id, or None without a tokenizer that can be read as text.
-
-    Merges belong to it: which pairs are joined first decides the tokens too.
-    """
-    path, merges = checkpoint.path, ""
-    if (content := checkpoint.json("tokenizer.json")) is not None:
-        try:
-            pairs, merges = fast_tokenizer(content)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise InputError(
-                str(path / "tokenizer.json"), expected="a tokenizer of the tokenizers library", found=repr(error)
-            ) from error
-    elif (pairs := checkpoint.json("vocab.json")) is not None:  # type: ignore[assignment]
-        merges = (path / "merges.txt").read_text(encoding="utf-8") if (path / "merges.txt").is_file() else ""
-    elif (path / "vocab.txt").is_file():
-        pairs = {line: i for i, line in enumerate((path / "vocab.txt").read_text(encoding="utf-8").splitlines())}
-    else:
-        opaque = sorted(f for f in path.glob("*.model") if f.is_file())
+    """The size and the digest of a vocabulary, or None without a tokenizer file."""
+    tokens = read_tokens(checkpoint)
+    if tokens is None:
+        opaque = sorted(f for f in checkpoint.path.glob("*.model") if f.is_file())
         return f"{opaque[0].name} #{hashlib.sha256(opaque[0].read_bytes()).hexdigest()[:8]}" if opaque else None
-    digest = hashlib.sha256(f"{json.dumps(sorted(pairs.items()))} {merges}".encode()).hexdigest()
-    return f"{len(pairs)} tokens #{digest[:8]}"
-
-
-def fast_tokenizer(content: Mapping[str, Any]) -> tuple[dict[str, int], str]:
-    """Return the tokens in a ``tokenizer.json`` with their numbers, and its merges as text."""
-    model = content["model"]
-    vocabulary = model.get("vocab", {})
-    pairs = dict(vocabulary) if isinstance(vocabulary, dict) else {str(entry[0]): i for i, entry in enumerate(vocabulary)}
-    pairs.update({token["content"]: token["id"] for token in content.get("added_tokens") or []})
-    return pairs, json.dumps(model.get("merges"))
+    digest = hashlib.sha256(f"{json.dumps(sorted(tokens.rows.items()))} {tokens.merges}".encode()).hexdigest()
+    return f"{len(tokens.rows)} tokens #{digest[:8]}"
 
 
 def _tensors(first: Checkpoint, other: Checkpoint, compared: Callable[[str], bool]) -> Iterator[Difference]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import mmap
@@ -88,16 +87,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the checkpoint, or None where it is absent."""
         return read_json(self.path / name) if (self.path / name).is_file() else None
-
-    def release(self, name: str) -> None:
-        """Let the system drop the pages of one tensor: a long stream then holds no more than what it works on."""
-        info = self.infos[name]
-        mapped = self._maps.get(info.file)
-        if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        start = info.offset - info.offset % mmap.PAGESIZE
-        with contextlib.suppress(OSError):
-            mapped.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
 
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:

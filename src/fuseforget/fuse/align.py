@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fuseforget.checkpoint import Checkpoint
-from fuseforget.checkpoint.compare import fast_tokenizer
+from fuseforget.checkpoint.tokens import read_tokens
 from fuseforget.errors import InputError
 from fuseforget.fuse.settings import layer_of
 from fuseforget.fuse.sources import Rows
@@ -57,11 +57,6 @@ class Alignment:
     added: tuple[AddedToken, ...] = ()
     tokenizer: tuple[Checkpoint, dict[str, Any] | None] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Rows of the output."""
-        return len(self.rows[0])
 
     def donors(self, base: int | None) -> list[Rows]:
         """For each checkpoint, its row for each row of the output where it is to stand in for those that lack it.
@@ -159,9 +154,10 @@ def require_base_tokens(model: Checkpoint, base: Checkpoint) -> None:
 
     Tokens that only one of them has are rows that the other lacks, which is seen from the shapes.
     """
-    if not (_has_tokens(model) and _has_tokens(base)):
+    found = read_tokens(model), read_tokens(base)
+    if found[0] is None or found[1] is None:
         return
-    own, before = tokens_of(model), tokens_of(base)
+    own, before = found[0].rows, found[1].rows
     moved = sorted((t for t in own.keys() & before.keys() if own[t] != before[t]), key=lambda t: own[t])
     if moved:
         shown = ", ".join(f"{t!r} {own[t]} and {before[t]}" for t in moved[:3]) + (", ..." if len(moved) > 3 else "")
@@ -171,29 +167,15 @@ def require_base_tokens(model: Checkpoint, base: Checkpoint) -> None:
         )  # fmt: skip
 
 
-def _has_tokens(checkpoint: Checkpoint) -> bool:
-    return any((checkpoint.path / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt"))
-
-
 def tokens_of(checkpoint: Checkpoint) -> dict[str, int]:
     """Return a checkpoint's tokens and their rows.
 
     Raises:
         InputError: it has no tokenizer that can be read as text.
     """
-    content = checkpoint.json("tokenizer.json")
-    if content is not None:
-        try:
-            return fast_tokenizer(content)[0]
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            thing = str(checkpoint.path / "tokenizer.json")
-            raise InputError(thing, expected="a tokenizer of the tokenizers library", found=repr(error)) from error
-    plain = checkpoint.json("vocab.json")
-    if plain is not None:
-        return {**plain, **(checkpoint.json("added_tokens.json") or {})}
-    if (checkpoint.path / "vocab.txt").is_file():
-        lines = (checkpoint.path / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        return {**{line: i for i, line in enumerate(lines)}, **(checkpoint.json("added_tokens.json") or {})}
+    tokens = read_tokens(checkpoint)
+    if tokens is not None:
+        return tokens.rows
     raise InputError(
         checkpoint.source, expected="a tokenizer that can be compared (tokenizer.json, vocab.json or vocab.txt)", found="none",
         action="Save it as a fast tokenizer first (AutoTokenizer.from_pretrained(...).save_pretrained(...)).",

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from fuseforget.checkpoint import DTYPES, Adapter, Checkpoint, Difference, open_checkpoint, open_model
-from fuseforget.checkpoint.compare import compare
-from fuseforget.errors import InputError, MismatchError
+from fuseforget.checkpoint.compare import compare, refuse
+from fuseforget.errors import InputError
 from fuseforget.fuse.align import Alignment, align_labels, align_vocabularies, require_base_tokens
 from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.recipe import TOKENIZERS, Recipe, Slice
@@ -106,7 +106,7 @@ def _require_same(checkpoints: Sequence[Checkpoint], alignments: Sequence[Alignm
     stacks = {stack[0] for c in checkpoints if stacked and (stack := number_of_layers(c)) is not None}
     compared = compare(checkpoints, tensors=lambda name: not any(in_stack(name, prefix) for prefix in stacks))
     differences = [_aligned(d, checkpoints, alignments) for d in compared]
-    _refuse(differences)
+    refuse(differences)
     return [str(difference) for difference in differences]
 
 
@@ -120,15 +120,6 @@ def _aligned(difference: Difference, checkpoints: Sequence[Checkpoint], alignmen
         if difference.kind == mine or rows:
             return replace(difference, blocks=False)
     return difference
-
-
-def _refuse(differences: Sequence[Difference]) -> None:
-    """Raise one MismatchError with all differences that block fusing."""
-    blocking = [difference for difference in differences if difference.blocks]
-    if blocking:
-        lines = "\n".join(f"  {difference}" for difference in blocking)
-        found = f"{len(blocking)} difference{'s' if len(blocking) > 1 else ''}:\n{lines}\n "
-        raise MismatchError("models", expected="checkpoints of one architecture", found=found)
 
 
 def _config(checkpoints: Sequence[Checkpoint], slices: Sequence[Slice], tensors: Sequence[TensorPlan]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fuseforget.checkpoint.writer import OutputFiles
 from fuseforget.errors import InputError
 from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.sources import Scratch, Source
-from fuseforget.methods.group import BLOCK, SPAN, Block, Group, Range
+from fuseforget.methods.group import BLOCK, SPAN, Block, Group, Range, row_length
 from fuseforget.methods.rounding import narrow
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _buffers(plan: Plan) -> int:
         if tensor.method is None:
             continue
         count = len(tensor.all_sources)
-        row = _row_length(tensor.spec.shape) if tensor.method.rows else 1
+        row = row_length(tensor.spec.shape) if tensor.method.rows else 1
         values = min(max(BLOCK, row), max(1, tensor.spec.nbytes // DTYPES[tensor.spec.dtype].nbytes))
         # As read, widened, differences and masks of each, and a few results: at most 40 bytes a value and source.
         blocks = max(blocks, values * count * 40)
@@ -263,13 +263,6 @@ def _require_finite(values: torch.Tensor, name: str, where: str) -> None:
     kind = "NaN" if bool(torch.isnan(values).any()) else "infinity"
     hint = "Pass --allow-nonfinite to fuse it all the same."
     raise InputError(f"tensor {name}", expected=f"finite values in {where}", found=kind, action=hint)
-
-
-def _row_length(shape: Sequence[int]) -> int:
-    length = 1
-    for size in shape[1:] if len(shape) > 1 else shape:
-        length *= size
-    return length
 
 
 def _compute_bytes(tensor: TensorPlan) -> int:

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
     from fuseforget.methods.method import Method
 
-__all__ = ["BLOCK", "SPAN", "Block", "FuseBlock", "Group", "InMemory", "compute_dtype", "fuse_in_memory", "weighted_sum"]
+__all__ = [
+    "BLOCK",
+    "SPAN",
+    "Block",
+    "FuseBlock",
+    "Group",
+    "InMemory",
+    "compute_dtype",
+    "fuse_in_memory",
+    "row_length",
+    "weighted_sum",
+]
 
 T = TypeVar("T")
 Range = tuple[int, int]
@@ -100,9 +111,7 @@ class Group(ABC):
     @property
     def row_length(self) -> int:
         """Values of one output unit: everything after the first dimension; a vector is one row."""
-        if len(self.shape) < 2:
-            return self.numel
-        return self.numel // self.shape[0] if self.shape[0] else 0
+        return row_length(self.shape)
 
     def spans(self) -> list[list[Range]]:
         """The flat ranges of all blocks, ``SPAN`` together: ``BLOCK`` values, or as many whole rows as fit, at least one."""
@@ -195,6 +204,11 @@ class InMemory(Group):
             tuple(wide(s) for s in self._companions if s.shape == self.shape),
             self.row_length,
         )
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Return the values of one output unit: everything after the first dimension; a vector is one row."""
+    return math.prod(shape[1:] if len(shape) > 1 else shape)
 
 
 def compute_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
