@@ -40,8 +40,9 @@ class Predictor:
 
     Attributes:
         title: its name for readers.
-        needs: what it is computed from: ``weights`` (of the models), ``fisher`` (of each model on its own probe), ``cross``
-            (Fishers of both models on the probe of one) or ``probe`` (a measurement of each model).
+        needs: what it is computed from: ``weights`` (of models and base), ``control`` (a model that was trained alike without
+            the knowledge), ``fisher`` (of each model on its own probe), ``cross`` (Fishers of both models on the probe of
+            one) or ``probe`` (a measurement of each model); several with ``+``.
         formula: with A the model whose knowledge is asked for and B the others.
         reason: why it might say what is kept.
     """
@@ -71,9 +72,18 @@ PREDICTORS = {
         "agreement of signs", "weights", "weighted mean over B of 1 - share of values changed in opposite directions",
         "What TIES (Yadav et al. 2023) resolves: values pushed both ways cancel. One number for both models of a pair.",
     ),
+    "survival_beyond": Predictor(
+        "survival beyond the control", "weights+control", "survival, with the control in the place of the base",
+        "What models share because they learned the same task from the same texts hides where they differ. Beyond a control "
+        "that learned the task alone, a change is about the knowledge that is asked for.",
+    ),
     "fisher_survival": Predictor(
         "survival, by Fisher", "fisher", "<tau_fused, tau_A>_F / <tau_A, tau_A>_F, F of A on A's probe",
         "Survival where the weights that A's answers depend on count for more.",
+    ),
+    "fisher_survival_beyond": Predictor(
+        "survival beyond the control, by Fisher", "fisher+control", "the same, with the control in the place of the base",
+        "Both of these reasons.",
     ),
     "fisher_likelihood": Predictor(
         "likelihood, by Fisher", "fisher", "exp(-1/2 (theta_fused - theta_A)^T F (theta_fused - theta_A))",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.checkpoint import Checkpoint, check, open_checkpoint, require_same
+from fuseforget.checkpoint import Checkpoint, Difference, open_checkpoint, require_same
 from fuseforget.checkpoint.compare import refuse
 from fuseforget.errors import InputError
 
@@ -55,11 +55,7 @@ class Sums:
     fisher_gram: Matrix
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(mine + theirs for mine, theirs in zip(self._parts, other._parts, strict=True)))
-
-    @property
-    def _parts(self) -> tuple[int, Matrix, Matrix, Matrix, Matrix, Matrix, Matrix]:
-        return self.values, self.gram, self.both, self.opposite, self.least, self.least_opposite, self.fisher_gram
+        return Sums(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
 
     @property
     def norms(self) -> Matrix:
@@ -188,34 +184,50 @@ def compare_task_vectors(
     opened, root = open_all(models, base)
     if fishers is not None and len(fishers) != len(opened):
         raise InputError("Fishers", expected=f"one for each of {len(opened)} models", found=str(len(fishers)))
-    prefix = _missing_prefix(opened[0], root)
-    tensors: dict[str, Sums] = {}
-    left_out = []
-    for name, info in opened[0].infos.items():
-        # What some of them lack only repeats a tensor that all have: `require_same` saw to that.
-        if not info.floating or not all(name in model.infos for model in opened):
-            continue
-        origin = name.removeprefix(prefix)
-        if origin not in root.infos or root.infos[origin].shape != info.shape:
-            left_out.append(name)
-            continue
-        tensors[name] = _sums(name, [model[name] for model in opened], root[origin], _curvatures(name, opened, fishers))
-    if not tensors:
-        raise InputError(f"base {root.source}", expected="tensors of the models", found="none in common")
-    geometry = Geometry(tuple(model.source for model in opened), root.source, tensors, tuple(left_out))
+    origins, left_out = _origins(opened, root)
+    tensors = {
+        name: _sums(name, [model[name] for model in opened], root[origin], _curvatures(name, opened, fishers))
+        for name, origin in origins.items()
+    }
+    geometry = Geometry(tuple(model.source for model in opened), root.source, tensors, left_out)
     _require_changes(geometry)
     return geometry
 
 
 def open_all(models: Sequence[Source], base: Source) -> tuple[list[Checkpoint], Checkpoint]:
-    """Open models and base, and refuse what is no family of one architecture, from the headers alone."""
+    """Open models and base, and refuse models of different architectures, from the headers alone."""
     opened = [_open(model) for model in models]
     if len(opened) < 2:
         raise InputError("models", expected="two or more to compare", found=str(len(opened)))
     require_same(opened)
-    root = _open(base)
-    refuse(check([opened[0].path], root.path))
-    return opened, root
+    return opened, _open(base)
+
+
+def _origins(models: Sequence[Checkpoint], base: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The base's name of each floating tensor that is compared, and those that it lacks or that have new rows."""
+    prefix = _missing_prefix(models[0], base)
+    origins, left_out, differences = {}, [], []
+    for name, info in models[0].infos.items():
+        # What some of them lack only repeats a tensor that all have: `require_same` saw to that.
+        if not info.floating or not all(name in model.infos for model in models):
+            continue
+        origin = base.infos.get(name.removeprefix(prefix))
+        if origin is None or _has_new_rows(info.shape, origin.shape):
+            left_out.append(name)
+        elif origin.shape == info.shape and origin.floating:
+            origins[name] = origin.name
+        else:
+            found = f"{origin.dtype} {list(origin.shape)}"
+            differences.append(Difference("shape", name, f"{info.dtype} {list(info.shape)}", found, f"the base {base.source}"))
+    refuse(differences)
+    if not origins:
+        raise InputError(f"base {base.source}", expected="tensors of the models", found="none in common")
+    return origins, tuple(left_out)
+
+
+def _has_new_rows(tuned: tuple[int, ...], base: tuple[int, ...]) -> bool:
+    """Whether a tensor has all rows of the base's and more, as tokens that were added make an embedding."""
+    return len(tuned) > 1 and tuned[1:] == base[1:] and tuned[0] > base[0]
 
 
 def _open(source: Source) -> Checkpoint:
@@ -293,7 +305,8 @@ def _blocks(tensors: Sequence[torch.Tensor], count: int | None = None) -> Iterat
 
 def _divide(above: Matrix, below: Matrix) -> Matrix:
     """The quotient, NaN where there is nothing below."""
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    quotient: Matrix = np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    return quotient
 
 
 def _require_changes(geometry: Geometry) -> None:
