@@ -23,7 +23,8 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 EXACT = 7  # members up to which all permutations are tried (7! = 5040)
 FEWEST = 4  # members: with three there are six permutations, and no p-value below 1/6
-RIDGE = 1.0  # of the logistic fit, on standardised forecasts: cases that a line separates have no finite fit without
+RIDGE = 0.1  # of the logistic fit, on standardised forecasts: cases that a point separates have no finite fit without
+KEPT_MOSTLY = 0.5  # of the cases: the share above which a blind guess is "kept"
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,21 @@ class PairCorrelation:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a forecast tells kept from forgotten for a member that it was not fitted on.
+    """How well a forecast tells kept from forgotten.
 
     Attributes:
-        auc: the chance that a kept case is ranked above a forgotten one; None where there is but one sort.
+        auc: the chance that a kept case has a greater forecast than a forgotten one; None where there is but one sort.
         low, high: its 95 % interval over members.
+        right: the share of cases that are told rightly by a fit without their member.
+        guess: the share told rightly without looking at the forecast, by what most cases without that member are.
         kept, forgotten: how many cases there are of each.
     """
 
     auc: float | None
     low: float | None
     high: float | None
+    right: float | None
+    guess: float | None
     kept: int
     forgotten: int
 
@@ -58,7 +63,7 @@ class Separation:
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Spearman's rank correlation, ties at their mean rank; NaN where one side is constant."""
     first, second = (np.asarray(side, dtype=np.float64).ravel() for side in (x, y))
-    return float(_correlations(first, second, np.ones((1, len(first))))[0])
+    return float(_rank_correlations(first[None, :], second)[0])
 
 
 def pair_correlation(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> PairCorrelation:
@@ -88,12 +93,14 @@ def pair_correlation(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Pa
 
 
 def separation(x: npt.ArrayLike, y: npt.ArrayLike, *, threshold: float = 0.5, seed: int = 0) -> Separation:
-    """Tell kept (outcome above the threshold) from forgotten, each member's cases by a fit without that member.
+    """Tell kept (outcome above the threshold) from forgotten by the forecast.
 
-    For each member the logistic regression of kept on the forecast is fitted to the cases that it has no part in; its own
-    cases get slope times (forecast - mean of the fitted cases). The intercept is left out: without a member whose cases are
-    mostly kept the others are kept less often, so that it would rank that member's cases last (AUC below one half of a
-    forecast that says nothing). The interval resamples members, a case counting by the product of both its members' counts.
+    The AUC takes the forecast as it is, greater for more kept: nothing is fitted. (An AUC of fits that leave a member out
+    falls below one half for a forecast that says nothing: without a member that speaks for a slope, the fit has the other.)
+    Its interval resamples members, a case counting by the product of both its members' counts.
+
+    Where the border lies is learned: for each member the logistic regression of kept on the forecast is fitted to the cases
+    that it has no part in, and tells its own.
 
     Raises:
         InputError: fewer than four members, or a forecast that is not finite.
@@ -102,16 +109,16 @@ def separation(x: npt.ArrayLike, y: npt.ArrayLike, *, threshold: float = 0.5, se
     kept = mask & (np.nan_to_num(outcomes) > threshold)
     counts = int(kept.sum()), int((mask & ~kept).sum())
     if min(counts) == 0:
-        return Separation(None, None, None, *counts)
-    scores = _held_out_scores(forecasts, kept, mask)
-    values, labels = scores[mask], kept[mask]
+        return Separation(None, None, None, None, None, *counts)
+    values, labels = forecasts[mask], kept[mask]
     above = (values[labels][:, None] > values[~labels]) + 0.5 * (values[labels][:, None] == values[~labels])
     weights = _member_weights(mask, seed)
     positive, negative = weights[:, labels], weights[:, ~labels]
     pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    drawn = np.einsum("rp,pn,rn->r", positive, above, negative)[pairs > 0] / pairs[pairs > 0]
+    drawn = ((positive @ above) * negative).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Separation(float(above.mean()), float(low), float(high), *counts)
+    right, guess = _held_out(forecasts, kept, mask)
+    return Separation(float(above.mean()), float(low), float(high), right, guess, *counts)
 
 
 def _cases(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Matrix, Matrix, npt.NDArray[np.bool_]]:
@@ -138,16 +145,14 @@ def _masked_rho(x: Matrix, y: Matrix, mask: npt.NDArray[np.bool_]) -> float:
     return spearman(x[mask], y[mask])
 
 
-def _correlations(x: Matrix, y: Matrix, weights: Matrix) -> Matrix:
-    """Spearman's rho of the same cases under several weightings (weightings x cases)."""
-    ranks = [weights @ ((side[:, None] < side) + 0.5 * (side[:, None] == side)) for side in (x, y)]
-    total = weights.sum(axis=1, keepdims=True)
-    centred = [rank - (weights * rank).sum(axis=1, keepdims=True) / total for rank in ranks]
-    covariance, first, second = ((weights * a * b).sum(axis=1) for a, b in (centred, centred[:1] * 2, centred[1:] * 2))
-    # Relative to the weights: a constant side leaves rounding errors, not zero.
-    scale = np.sqrt(first * second)
-    varied = scale > 1e-9 * total[:, 0] ** 3
-    rho: Matrix = np.divide(covariance, scale, out=np.full(len(weights), np.nan), where=varied)
+def _rank_correlations(rows: Matrix, target: Matrix) -> Matrix:
+    """Spearman's rho of each row (rows x cases) with the target."""
+    from scipy.stats import rankdata
+
+    first, second = rankdata(rows, axis=1), rankdata(target)
+    first, second = first - first.mean(axis=1, keepdims=True), second - second.mean()
+    scale = np.sqrt((first**2).sum(axis=1) * (second @ second))
+    rho: Matrix = np.divide(first @ second, scale, out=np.full(len(rows), np.nan), where=scale > 0)
     return rho
 
 
@@ -173,23 +178,8 @@ def _relabelled_p(x: Matrix, y: Matrix, mask: npt.NDArray[np.bool_], rho: float,
         rng = np.random.default_rng([seed, members])
         orders = np.stack([np.arange(members), *(rng.permutation(members) for _ in range(RESAMPLES - 1))])
     rows, columns = np.nonzero(mask)
-    relabelled = x[orders[:, rows], orders[:, columns]]  # relabellings x cases
-    target = _ranks(y[mask])
-    found = np.array([_pearson(_ranks(values), target) for values in relabelled])
+    found = _rank_correlations(x[orders[:, rows], orders[:, columns]], y[mask])  # one a relabelling
     return float(np.mean(np.nan_to_num(np.abs(found)) >= abs(rho) - 1e-12))
-
-
-def _ranks(values: Matrix) -> Matrix:
-    from scipy.stats import rankdata
-
-    ranks: Matrix = rankdata(values)
-    return ranks
-
-
-def _pearson(a: Matrix, b: Matrix) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale > 0 else math.nan
 
 
 def _member_weights(mask: npt.NDArray[np.bool_], seed: int) -> Matrix:
@@ -201,28 +191,30 @@ def _member_weights(mask: npt.NDArray[np.bool_], seed: int) -> Matrix:
     return weights
 
 
-def _held_out_scores(x: Matrix, kept: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> Matrix:
-    """For each case of member a (its row): the slope of the fit without a, times the distance from the mean it was fitted on."""
-    scores = np.zeros_like(x)
+def _held_out(x: Matrix, kept: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """The shares of cases (a, b) told rightly by the fit without a, and by the more frequent sort without a."""
+    told, guessed, truth = [], [], []
     for member in range(len(mask)):
-        rest = _without(mask, member)
-        mean, spread = x[rest].mean(), x[rest].std()
-        slope = _logistic_slope((x[rest] - mean) / spread, kept[rest].astype(np.float64)) if spread > 0 else 0.0
-        scores[member] = slope * (x[member] - mean) / spread if spread > 0 else 0.0
-    return scores
+        rest, own = _without(mask, member), mask[member]
+        mean, spread = x[rest].mean(), x[rest].std() or 1.0
+        share = kept[rest].mean()
+        intercept, slope = _logistic((x[rest] - mean) / spread, kept[rest].astype(np.float64))
+        told += list(intercept + slope * (x[member][own] - mean) / spread > 0)
+        guessed += [share > KEPT_MOSTLY] * int(own.sum())
+        truth += list(kept[member][own])
+    return float(np.mean(np.equal(told, truth))), float(np.mean(np.equal(guessed, truth)))
 
 
-def _logistic_slope(x: Matrix, y: Matrix, *, steps: int = 50) -> float:
-    """The slope of the logistic regression of y (0 or 1) on x, ridge on the slope alone, by Newton's method."""
+def _logistic(x: Matrix, y: Matrix, *, steps: int = 50) -> tuple[float, float]:
+    """Intercept and slope of the logistic regression of y (0 or 1) on x, with a ridge, by Newton's method."""
     design = np.stack([np.ones_like(x), x], axis=1)
-    penalty = np.diag([1e-6, RIDGE])  # one sort alone has no finite intercept
     beta = np.zeros(2)
     for _ in range(steps):
-        probability = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        gradient = design.T @ (y - probability) - penalty @ beta
-        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + penalty
+        probability = 1 / (1 + np.exp(-design @ beta))
+        gradient = design.T @ (y - probability) - RIDGE * beta
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         beta = beta + step
         if np.abs(step).max() < 1e-10:
             break
-    return float(beta[1])
+    return float(beta[0]), float(beta[1])

@@ -60,8 +60,8 @@ def validate_forecast(
 
     Returns:
         The run's records, with these added: ``forecast`` (pair, rule, predictor, value), ``midpoint_retention`` (pair, rule,
-        value, low, high, n), ``rank_correlation`` (predictor, rho with its interval and p-values, the separation of kept and
-        forgotten by a fit without the rule).
+        value, low, high, n), ``rank_correlation`` (predictor, rho with its interval and p-values, how well it tells kept
+        from forgotten), ``undefined`` (a predictor that has no number for some case, and is left out).
 
     Raises:
         InputError: fewer than four specialists; Fishers or models that do not fit one another.
@@ -104,21 +104,28 @@ def _forecast_all(
     run: Run, start: Checkpoint, specialists: Mapping[str, Checkpoint], control: Checkpoint, fisher_of: FisherOf | None, say: Say,
 ) -> None:  # fmt: skip
     """Record every predictor's forecast of every case that the run does not have yet."""
-    rules, names = list(specialists), _predictors(fisher_of)
+    rules = list(specialists)
+    names = [name for name in _predictors(fisher_of) if run.find("undefined", predictor=name) is None]
     wanted = [(pair, rule, name) for pair in combinations(rules, 2) for rule in pair for name in names]
     missing = [case for case in wanted if run.find("forecast", pair=list(case[0]), rule=case[1], predictor=case[2]) is None]
     if not missing:
         return
+    if run.find("midpoint_retention") is not None:
+        late = sorted({name for _, _, name in missing})
+        raise InputError(
+            "forecasts", expected="those that were made before the fusions were measured", found=f"new ones: {', '.join(late)}",
+            action="Ask for the same predictors, or begin another run.",
+        )  # fmt: skip
     say(f"forecasts of {len(rules) * (len(rules) - 1)} cases by {len(names)} predictors")
     known = _forecasts(run, start, specialists, control, fisher_of)
+    cases = ~np.eye(len(rules), dtype=bool)
+    undefined = [name for name in names if not np.isfinite(known[name][cases]).all()]
     for pair, rule, name in missing:
-        run.add(
-            "forecast",
-            pair=list(pair),
-            rule=rule,
-            predictor=name,
-            value=known[name][rules.index(rule), _other(rules, pair, rule)],
-        )
+        if name not in undefined:
+            value = float(known[name][rules.index(rule), _other(rules, pair, rule)])
+            run.add("forecast", pair=list(pair), rule=rule, predictor=name, value=value)
+    for name in undefined:
+        run.add("undefined", predictor=name)
 
 
 def _other(rules: Sequence[str], pair: tuple[str, str], rule: str) -> int:
@@ -173,20 +180,19 @@ def _conclude(run: Run, rules: Sequence[str], seed: int) -> None:
                 forecasts.setdefault(record["predictor"], np.full(outcomes.shape, np.nan))[where] = record["value"]
             else:
                 outcomes[where] = record["value"]
-    if not forecasts.keys() - {r["predictor"] for r in run.records if r["kind"] == "rank_correlation"}:
+    judged = {record["predictor"] for record in run.records if record["kind"] == "rank_correlation"}
+    if forecasts.keys() <= judged:
         return
     found = {name: pair_correlation(values, outcomes, seed=seed) for name, values in forecasts.items()}
     corrected = holm([correlation.p for correlation in found.values()])
     for (name, correlation), p_holm in zip(found.items(), corrected, strict=True):
-        apart = separation(forecasts[name], outcomes, threshold=KEPT, seed=seed)
-        separated = {
-            "auc": apart.auc,
-            "auc_low": apart.low,
-            "auc_high": apart.high,
-            "kept": apart.kept,
-            "forgotten": apart.forgotten,
-        }
-        run.add("rank_correlation", predictor=name, **asdict(correlation), p_holm=p_holm, **separated)
+        if name not in judged:
+            apart = separation(forecasts[name], outcomes, threshold=KEPT, seed=seed)
+            run.add(
+                "rank_correlation", predictor=name, **asdict(correlation), p_holm=p_holm,
+                auc=apart.auc, auc_low=apart.low, auc_high=apart.high, right=apart.right, guess=apart.guess,
+                kept=apart.kept, forgotten=apart.forgotten,
+            )  # fmt: skip
 
 
 def _values(run: Run, **where: object) -> Values:
