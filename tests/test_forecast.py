@@ -23,9 +23,11 @@ from fuseforget.knowledge import Probe, measure
 from fuseforget.knowledge import ranks as ranks_module
 from fuseforget.knowledge.ranks import pair_correlation, separation, spearman
 from fuseforget.records import MemoryRun, Run, read_records
+from fuseforget.report import write_report
 from fuseforget.report.forecast import TITLES, forecast_blocks
 from fuseforget.report.html import render_html
 from fuseforget.studies.forecast import validate_forecast
+from test_report import Made
 
 SEEDS = range(5)
 
@@ -259,7 +261,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_prints_tables_and_json(home):
     shown = command(home / "a", home / "b", "--base", home / "base", "--layers", "--weight", ".3", "--weight", ".7")
     assert shown.returncode == 0, shown.stderr
-    for words in ("signs in conflict", "0.3", "Survival by layer", "not a measurement"):
+    for words in ("signs in conflict", "0.3", "Survival by layer", "not what the model knows"):
         assert words in shown.stdout
     found = json.loads(command(home / "a", home / "b", "--base", home / "base", "--json").stdout)
     mine = fuseforget.forecast([home / "a", home / "b"], home / "base")
@@ -424,3 +426,14 @@ def test_the_report_says_what_the_records_say(world):
     assert "Rule nought" in page
     assert page.count("<tr>") >= len(PREDICTORS) + 1 + 16
     assert forecast_blocks([r for r in records if r["kind"] != "rank_correlation"], {}) == []
+
+
+def test_a_studys_page_has_its_forecasts(world, tmp_path):
+    plain = write_report([Made().write(tmp_path / "run")], tmp_path / "plain.md").read_text()
+    assert "forecast" not in plain
+    with Run(tmp_path / "run", command="study shortcuts", settings=Made().description["settings"]) as run:
+        for record in validate_forecast(MemoryRun(), resident=world["resident"](), **world["arguments"]):
+            run.add(record["kind"], **{name: value for name, value in record.items() if name != "kind"})
+    page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+    assert "Can it be forecast what fusing keeps?" in page
+    assert (tmp_path / "page-forecast-fisher_overlap.png").read_bytes()[:4] == b"\x89PNG"

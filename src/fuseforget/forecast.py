@@ -75,7 +75,8 @@ PREDICTORS = {
     "survival_beyond": Predictor(
         "survival beyond the control", "weights+control", "survival, with the control in the place of the base",
         "What models share because they learned the same task from the same texts hides where they differ. Beyond a control "
-        "that learned the task alone, a change is about the knowledge that is asked for.",
+        "that learned the task alone, a change is about the knowledge that is asked for, and about what is peculiar to the "
+        "control, which all changes then share.",
     ),
     "fisher_survival": Predictor(
         "survival, by Fisher", "fisher", "<tau_fused, tau_A>_F / <tau_A, tau_A>_F, F of A on A's probe",

@@ -33,7 +33,8 @@ NEEDS_PROBE = {"others_know"}
 NOTE = (
     "Of every pair of specialists fused half and half, how well a number known before ranks how much of each one's shortcut is "
     "left. Spearman's rho with a 95 % jackknife interval over rules; p from exchanging the rules' names (exact up to seven "
-    "rules), corrected for the number of predictors (Holm). AUC: the chance that a case that was kept (more than half left) has "
+    "rules), corrected for the number of predictors (Holm): whether the order is chance among these rules, where the interval is "
+    "about what other rules might give. AUC: the chance that a case that was kept (more than half left) has "
     "a greater forecast than one that was forgotten; 95 % bootstrap interval over rules. Told rightly: kept or forgotten, by a "
     "border fitted without any case of that rule (in brackets: by guessing what is more frequent). The cases share rules, and "
     "so say less than as many independent ones."
@@ -74,7 +75,7 @@ def _title(predictor: str) -> str:
 
 
 def _headline(judged: list[Record]) -> list[str]:
-    """The best predictor, the best of those that ask no model anything, and how sure either is."""
+    """The predictors that are surely better than chance, and the best of those that do not ask the other model."""
     first = judged[0]
     cases, members = first["cases"], first["members"]
     sure = [r for r in judged if r["p_holm"] < SIGNIFICANT]
@@ -85,10 +86,10 @@ def _headline(judged: list[Record]) -> list[str]:
         else f"{cases} cases of {members} rules: no forecast is significant after correction. "
         f"The strongest: {_title(first['predictor'])}, rho {cell(first)}."
     ]
-    unmeasured = [r for r in judged if r["predictor"] not in NEEDS_PROBE]
-    if unmeasured and unmeasured[0] is not first:
-        best = unmeasured[0]
-        lines.append(f"Without measuring a model, the best is {_title(best['predictor'])}: rho {cell(best)}.")
+    unasked = [r for r in judged if r["predictor"] not in NEEDS_PROBE]
+    if unasked and unasked[0] is not first:
+        best = unasked[0]
+        lines.append(f"Without asking the other model, the best is {_title(best['predictor'])}: rho {cell(best)}.")
     return lines
 
 
