@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from conftest import write_raw
-from fuseforget import fuse
+from fuseforget import check, fuse
 from fuseforget.cli import app
 from fuseforget.errors import InputError, MismatchError
 from fuseforget.fuse import execute, plan_recipe, read_recipe
@@ -182,6 +182,10 @@ def test_a_base_whose_tokens_stand_elsewhere_is_refused(tmp_path):
     base = write_bert(tmp_path / "base", [*A_WORDS[:5], *reversed(A_WORDS[5:])], 2)
     with pytest.raises(InputError, match=r"4 in other rows: 'a' 5 and 8, .*Pass --tokenizer first"):
         fuse([a, b], tmp_path / "out", "ties", base=base)
+    found = [str(d) for d in check([a, b], base) if d.blocks]
+    assert len(found) == 1
+    assert "4 in other rows: 'a' 5 and 8, " in found[0]
+    assert not any(d.blocks for d in check([a, b], a))
     fuse([a, b], tmp_path / "average")  # which takes no base
     fuse([a, b], tmp_path / "out", "task_arithmetic", [1, 0], base=base, tokenizer="first")
     for token, row in by_token(tmp_path / "out").items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fuseforget.checkpoint.adapter import open_model
 from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
-from fuseforget.checkpoint.tokens import read_tokens
+from fuseforget.checkpoint.tokens import moved_tokens, read_tokens
 from fuseforget.errors import InputError, MismatchError
 
 __all__ = ["Difference", "check", "compare", "refuse", "require_same"]
@@ -58,7 +58,8 @@ class Difference:
 def check(models: Sequence[str | Path], base: str | Path | None = None) -> list[Difference]:
     """Open models (and their base) and return all differences from the first, without reading a tensor.
 
-    A base may lack the head that fine-tuning added and the rows of tokens added to its vocabulary, so these do not block.
+    A base may lack the head that fine-tuning added and the rows of tokens added to its vocabulary, so these do not block;
+    tokens that both have in different rows do.
     """
     checkpoints = [open_model(model, base) for model in models]
     differences = compare(checkpoints)
@@ -67,7 +68,10 @@ def check(models: Sequence[str | Path], base: str | Path | None = None) -> list[
         for difference in compare([checkpoints[0], opened]):
             grown = difference.kind == "shape" and _has_more_rows(checkpoints[0], opened, difference.name)
             blocks = difference.blocks and difference.kind in ("shape", "dtype", "config") and not grown
-            differences.append(Difference(**{**difference.__dict__, "blocks": blocks}))
+            differences.append(replace(difference, blocks=blocks))
+        moved = moved_tokens(checkpoints[0], opened)
+        if moved:
+            differences.append(Difference("tokenizer", "rows", "where the first has its tokens", moved, opened.source))
     return differences
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fuseforget.checkpoint.reader import Checkpoint
 from fuseforget.errors import InputError
 
-__all__ = ["Tokens", "read_tokens"]
+__all__ = ["Tokens", "moved_tokens", "read_tokens"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,20 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens | None:
         lines = (path / "vocab.txt").read_text(encoding="utf-8").splitlines()
         return Tokens({**{line: i for i, line in enumerate(lines)}, **_added(checkpoint)})
     return None
+
+
+def moved_tokens(model: Checkpoint, base: Checkpoint) -> str:
+    """Say which tokens that both have stand in other rows of the base; nothing where none does, or one has no tokens as text.
+
+    A task vector over such rows would be of two different tokens.
+    """
+    found = read_tokens(model), read_tokens(base)
+    if found[0] is None or found[1] is None:
+        return ""
+    own, before = found[0].rows, found[1].rows
+    moved = sorted((t for t in own.keys() & before.keys() if own[t] != before[t]), key=lambda t: own[t])
+    shown = ", ".join(f"{t!r} {own[t]} and {before[t]}" for t in moved[:3]) + (", ..." if len(moved) > 3 else "")
+    return f"{len(moved)} in other rows: {shown}" if moved else ""
 
 
 def _fast(content: Mapping[str, Any]) -> Tokens:

@@ -11,14 +11,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fuseforget.checkpoint.header import DTYPES, encode_header
 from fuseforget.checkpoint.reader import INDEX, SINGLE
 from fuseforget.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["OutputFiles", "TensorSpec", "parse_size"]
 
@@ -87,15 +83,13 @@ class OutputFiles:
         if self._error is not None and kind is None:
             raise self._error
 
-    def write(self, spec: TensorSpec, start: int, values: torch.Tensor) -> None:
-        """Write consecutive values of a tensor, from its flat position ``start`` on. Threads may write at once."""
-        import torch
-
+    def write(self, spec: TensorSpec, start: int, values: memoryview) -> None:
+        """Write the bytes of consecutive values of a tensor, from its flat position ``start`` on. Threads may write at once."""
         nbytes = DTYPES[spec.dtype].nbytes
-        if (start + values.numel()) * nbytes > spec.nbytes or values.element_size() != nbytes:
-            raise RuntimeError(f"{spec.name}: values from {start} on do not fit what the header says")
+        if start * nbytes + len(values) > spec.nbytes or len(values) % nbytes:
+            raise RuntimeError(f"{spec.name}: {len(values)} bytes from value {start} on do not fit what the header says")
         descriptor, offset = self._places[spec.name]
-        rest = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy().data)
+        rest = values
         offset += start * nbytes
         while len(rest):
             written = os.pwrite(descriptor, rest, offset)

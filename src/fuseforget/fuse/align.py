@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fuseforget.checkpoint import Checkpoint
-from fuseforget.checkpoint.tokens import read_tokens
+from fuseforget.checkpoint.tokens import moved_tokens, read_tokens
 from fuseforget.errors import InputError
 from fuseforget.fuse.settings import layer_of
 from fuseforget.fuse.sources import Rows
@@ -154,16 +154,11 @@ def require_base_tokens(model: Checkpoint, base: Checkpoint) -> None:
 
     Tokens that only one of them has are rows that the other lacks, which is seen from the shapes.
     """
-    found = read_tokens(model), read_tokens(base)
-    if found[0] is None or found[1] is None:
-        return
-    own, before = found[0].rows, found[1].rows
-    moved = sorted((t for t in own.keys() & before.keys() if own[t] != before[t]), key=lambda t: own[t])
+    moved = moved_tokens(model, base)
     if moved:
-        shown = ", ".join(f"{t!r} {own[t]} and {before[t]}" for t in moved[:3]) + (", ..." if len(moved) > 3 else "")
         raise InputError(
             f"tokenizers of {model.source} and of the base {base.source}", expected="the same rows for the same tokens",
-            found=f"{len(moved)} in other rows: {shown}", action="Pass --tokenizer first, base or union to line them up.",
+            found=moved, action="Pass --tokenizer first, base or union to line them up.",
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,10 @@ from fuseforget.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Files", "Gathered", "Rows", "Scratch", "Source", "Stored"]
+__all__ = ["Files", "Gathered", "Rows", "Scratch", "Source", "Stored", "as_bytes"]
 
 Rows = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 KEPT_WHOLE = 32  # small tensors: the factors of a few models' matrix
 
 
@@ -76,7 +77,7 @@ class Files:
                 form = DTYPES[info.dtype]
                 kept = torch.empty(info.shape, dtype=getattr(torch, form.torch_name))
                 if kept.numel():
-                    self.read(info.file, info.offset, memoryview(kept.view(-1).view(torch.uint8).numpy().data))
+                    self.read(info.file, info.offset, as_bytes(kept))
             self._small[info] = kept
             while len(self._small) > KEPT_WHOLE:
                 self._small.pop(next(iter(self._small)))
@@ -99,17 +100,23 @@ class Scratch(threading.local):
     """Buffers of one thread, by name, that grow as needed and are used again."""
 
     def __init__(self) -> None:
-        self._buffers: dict[object, torch.Tensor] = {}
+        self._buffers: dict[object, Bytes] = {}
 
     def get(self, name: object, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Return ``count`` values; what is in them is whatever was there."""
         import torch
 
-        nbytes = count * dtype.itemsize
+        return torch.from_numpy(self._bytes(name, count * dtype.itemsize)).view(dtype)
+
+    def array(self, name: object, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The same for numpy."""
+        return self._bytes(name, count * np.dtype(dtype).itemsize).view(dtype)
+
+    def _bytes(self, name: object, nbytes: int) -> Bytes:
         found = self._buffers.get(name)
-        if found is None or found.numel() < nbytes:
-            found = self._buffers[name] = torch.empty(nbytes, dtype=torch.uint8)
-        return found[:nbytes].view(dtype)
+        if found is None or len(found) < nbytes:
+            found = self._buffers[name] = np.empty(nbytes, np.uint8)
+        return found[:nbytes]
 
 
 class Source(ABC):
@@ -130,6 +137,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, start: int, stop: int, scratch: Scratch, slot: int) -> torch.Tensor:
         """Return the flat values from ``start`` to ``stop``; they are valid until the next read into the slot."""
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, slot: int) -> memoryview:
+        """The bytes of what :meth:`read` returns."""
+        return as_bytes(self.read(start, stop, scratch, slot))
 
     @property
     @abstractmethod
@@ -153,11 +164,27 @@ class Stored(Source):
     def read(self, start: int, stop: int, scratch: Scratch, slot: int) -> torch.Tensor:
         import torch
 
-        form = DTYPES[self.dtype]
-        values = scratch.get(("raw", slot), stop - start, getattr(torch, form.torch_name))
-        buffer = memoryview(values.view(torch.uint8).numpy().data)
-        self._files.read(self.info.file, self.info.offset + start * form.nbytes, buffer)
-        return values
+        self.read_bytes(start, stop, scratch, slot)
+        return scratch.get(("raw", slot), stop - start, getattr(torch, DTYPES[self.dtype].torch_name))
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, slot: int) -> memoryview:
+        values = scratch.array(("raw", slot), (stop - start) * DTYPES[self.dtype].nbytes, np.uint8)
+        self.read_into(start, stop, values)
+        return memoryview(values.data)
+
+    def read_into(self, start: int, stop: int, into: npt.NDArray[Any]) -> None:
+        """Read the flat values from ``start`` to ``stop``, as they are stored, into an array of as many bytes."""
+        nbytes = DTYPES[self.dtype].nbytes
+        if into.nbytes != (stop - start) * nbytes:
+            raise RuntimeError(f"{self.info.name}: {into.nbytes} bytes for {stop - start} values")
+        self._files.read(self.info.file, self.info.offset + start * nbytes, memoryview(into.view(np.uint8).data))
+
+
+def as_bytes(values: torch.Tensor) -> memoryview:
+    """The bytes of a tensor in the main memory, without a copy."""
+    import torch
+
+    return memoryview(values.view(-1).view(torch.uint8).numpy().data)
 
 
 def _changed(file: Path) -> InputError:

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fuseforget.checkpoint import DTYPES
+import numpy as np
+import numpy.typing as npt
+
+from fuseforget.checkpoint import DTYPES, TensorSpec
 from fuseforget.checkpoint.writer import OutputFiles
 from fuseforget.errors import InputError
 from fuseforget.fuse.plan import Plan, TensorPlan
-from fuseforget.fuse.sources import Scratch, Source
-from fuseforget.methods.group import BLOCK, SPAN, Block, Group, Range, row_length
+from fuseforget.fuse.sources import Scratch, Source, as_bytes
+from fuseforget.fuse.stored import stored_group
+from fuseforget.methods.combination import Combination
+from fuseforget.methods.group import BLOCK, SPAN, Block, FuseBlock, Group, Range, row_length
 from fuseforget.methods.rounding import narrow
 
 if TYPE_CHECKING:
@@ -76,18 +81,22 @@ class Streamed(Group):
     """One tensor of all models, read block by block from files."""
 
     def __init__(self, tensor: TensorPlan, run: _Run) -> None:
-        import torch
-
         self.name, self.shape, self.seed = tensor.spec.name, tensor.spec.shape, run.plan.recipe.seed
         self.models, self.has_base = len(tensor.sources), tensor.base is not None
-        self.dtype = torch.float32 if _compute_bytes(tensor) == 4 else torch.float64
         self.device = run.device
+        self.stored = stored_group(tensor, run.scratch) if run.device == "cpu" else None
         self.whole_rows = tensor.method is not None and tensor.method.rows
         self._tensor, self._run = tensor, run
         # Statistics of another shape (inner products) are not read in blocks, but whole (companions).
         beside = [s for s in tensor.statistics if s.shape == self.shape]
         self._sources = (*tensor.sources, *([] if tensor.base is None else [tensor.base]), *beside)
         self._looked_at: set[int] = set()  # blocks that were found finite
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]  # torch is imported where it is used
+        import torch
+
+        return torch.float32 if _compute_bytes(self._tensor) == 4 else torch.float64
 
     @property
     def companions(self) -> tuple[torch.Tensor, ...]:
@@ -103,7 +112,23 @@ class Streamed(Group):
     def each(self, work: Callable[[Sequence[Range]], T]) -> Iterator[T]:
         return self._run.in_order(work, self.spans())
 
+    def products(self) -> npt.NDArray[np.float64]:
+        stored = self.stored
+        if stored is None:
+            return super().products()
+        total = np.zeros((self.models, self.models))
+        for part in self.each(lambda span: stored.add_products(span, self.check)):
+            total += part
+        return total
+
+    def check(self, odd: int, start: int, stop: int) -> None:
+        """Raise where ``odd`` says that a value in the range is not finite (see :data:`fuseforget.fuse.stored.Check`)."""
+        if odd >= 0 and not self._run.plan.recipe.allow_nonfinite:
+            self._block(start, stop, Scratch())  # raises, and says what it is, where it is an input
+            raise _not_finite(self.name, "the result", "infinity")
+
     def _block(self, start: int, stop: int, scratch: Scratch) -> Block:
+        self._run.one_thread()
         sources = self._sources
         wide = scratch.get("wide", len(sources) * (stop - start), self.dtype).view(len(sources), stop - start)
         for slot, source in enumerate(sources):
@@ -143,7 +168,7 @@ def stream(plan: Plan, outputs: OutputFiles, *, device: str = "cpu", progress: P
         InputError: an input is not finite, changed meanwhile, or integers differ; the files are then unfinished.
         OSError: the disk.
     """
-    with _workers() as pool:
+    with ThreadPoolExecutor(threads(), "fuse") as pool:
         run = _Run(plan, pool, device, progress)
         try:
             for tensor in plan.tensors:
@@ -152,6 +177,8 @@ def stream(plan: Plan, outputs: OutputFiles, *, device: str = "cpu", progress: P
         except BaseException:
             run.cancel()
             raise
+        finally:
+            run.restore_threads()
 
 
 class _Run:
@@ -163,6 +190,34 @@ class _Run:
         self._pool, self._progress = pool, progress
         self._limit = AHEAD * threads()
         self._writing: deque[tuple[Future[None], int]] = deque()
+        self._alone = threading.local()
+        self._before: int | None = None
+        self._lock = threading.Lock()
+
+    def one_thread(self) -> None:
+        """Have torch use one thread in this thread: these threads are the parallelism."""
+        if getattr(self._alone, "set", False):
+            return
+        import torch
+
+        with self._lock:
+            if self._before is None:
+                self._before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        self._alone.set = True
+
+    def all_threads(self) -> None:
+        """Have torch use all cores in this thread: for a decomposition, which is one call."""
+        import torch
+
+        self.one_thread()
+        torch.set_num_threads(threads())
+
+    def restore_threads(self) -> None:
+        if self._before is not None:
+            import torch
+
+            torch.set_num_threads(self._before)
 
     def in_order(self, work: Callable[[Sequence[Range]], T], spans: Sequence[Sequence[Range]]) -> Iterator[T]:
         """Do the work of each span in the threads, and yield the results in the order of the spans."""
@@ -203,24 +258,19 @@ def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
     if tensor.method is None:
         _copy_integers(run, tensor, outputs)
         return
-    import torch
-
     group = Streamed(tensor, run)
     if group.numel == 0:
         return
     if tensor.method.whole:
-        torch.set_num_threads(threads())  # of this thread: a decomposition is one call, which all cores share
+        run.all_threads()
     function = tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
-    dtype = getattr(torch, DTYPES[tensor.spec.dtype].torch_name)
-    finite = not run.plan.recipe.allow_nonfinite
+    stored = group.stored
 
     def write(span: Sequence[Range]) -> None:
-        for block in group.load(span):
-            fused = function(block)
-            rounded = narrow(fused, dtype)
-            if finite:
-                _require_finite(rounded, tensor.spec.name, "the result")
-            outputs.write(tensor.spec, block.start, rounded.cpu())
+        if stored is not None and isinstance(function, Combination):
+            stored.combine(function, span, outputs, group.check)
+        else:
+            _write(group, function, span, tensor.spec, outputs, finite=not run.plan.recipe.allow_nonfinite)
 
     spans = group.spans()
     share = tensor.nbytes_to_read / group.numel
@@ -230,16 +280,27 @@ def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
         run.finish()  # its result is held whole until it is written
 
 
-def _copy_integers(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
-    """Copy a tensor of whole numbers, which must be equal in all models."""
+def _write(
+    group: Streamed, function: FuseBlock, span: Sequence[Range], spec: TensorSpec, outputs: OutputFiles, *, finite: bool
+) -> None:
+    """Fuse the blocks of a span, round them and write them."""
     import torch
 
+    for block in group.load(span):
+        rounded = narrow(function(block), getattr(torch, DTYPES[spec.dtype].torch_name))
+        if finite:
+            _require_finite(rounded, spec.name, "the result")
+        outputs.write(spec, block.start, as_bytes(rounded.cpu().contiguous()))
+
+
+def _copy_integers(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
+    """Copy a tensor of whole numbers, which must be equal in all models."""
     count = tensor.spec.nbytes // DTYPES[tensor.spec.dtype].nbytes
     for start in range(0, count, BLOCK * SPAN):
         stop = min(start + BLOCK * SPAN, count)
-        first, *others = (source.read(start, stop, run.scratch, slot) for slot, source in enumerate(tensor.sources))
+        first, *others = (source.read_bytes(start, stop, run.scratch, slot) for slot, source in enumerate(tensor.sources))
         for reader, other in zip(tensor.readers[1:], others, strict=True):
-            if not torch.equal(first, other):
+            if first != other:
                 raise InputError(
                     f"tensor {tensor.spec.name} ({tensor.spec.dtype})",
                     expected=f"the values of {tensor.readers[0]}, since whole numbers cannot be averaged",
@@ -260,25 +321,13 @@ def _require_finite(values: torch.Tensor, name: str, where: str) -> None:
         values = values.float()  # sums of 16 bits overflow soon, and 8 bits have none
     if _is_finite(values) or bool(torch.isfinite(values).all()):
         return
-    kind = "NaN" if bool(torch.isnan(values).any()) else "infinity"
+    raise _not_finite(name, where, "NaN" if bool(torch.isnan(values).any()) else "infinity")
+
+
+def _not_finite(name: str, where: str, kind: str) -> InputError:
     hint = "Pass --allow-nonfinite to fuse it all the same."
-    raise InputError(f"tensor {name}", expected=f"finite values in {where}", found=kind, action=hint)
+    return InputError(f"tensor {name}", expected=f"finite values in {where}", found=kind, action=hint)
 
 
 def _compute_bytes(tensor: TensorPlan) -> int:
     return 4 if all(DTYPES[source.dtype].nbytes <= 2 for source in tensor.all_sources) else 8
-
-
-@contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch uses one thread each: they are the parallelism."""
-    import torch
-
-    before = torch.get_num_threads()
-    one: Any = torch.set_num_threads
-    with ThreadPoolExecutor(threads(), "fuse", initializer=one, initargs=(1,)) as pool:
-        try:
-            torch.set_num_threads(1)
-            yield pool
-        finally:
-            torch.set_num_threads(before)

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from fuseforget.errors import InputError
 
 if TYPE_CHECKING:
@@ -158,6 +161,25 @@ class Group(ABC):
             total += result
         return total
 
+    def products(self) -> npt.NDArray[np.float64]:
+        """Return the inner products ``models x models`` of the task vectors, or of the models where there is no base.
+
+        Added up in float64, in one order on any machine.
+        """
+        import torch
+
+        return self.reduce(lambda block: torch.from_numpy(_products(block))).numpy()
+
+
+def _products(block: Block) -> npt.NDArray[np.float64]:
+    from fuseforget.methods.kernels_linear import products
+
+    models = block.stacked.cpu().numpy()
+    base = models[0] if block.base is None else block.base.cpu().numpy()
+    sums = np.zeros((len(models), len(models)))
+    products(models, base, block.base is not None, np.empty(0, models.dtype), sums)
+    return sums
+
 
 class InMemory(Group):
     """A group of tensors that are in memory."""
@@ -261,20 +283,8 @@ def weighted_sum(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> tor
     return total
 
 
-def from_base(block: Block, coefficients: Sequence[float]) -> torch.Tensor:
-    """Return ``base + sum_i c_i (theta_i - base)`` as ``(1 - sum c) base + sum_i c_i theta_i``.
-
-    Written so, a model that is fused alone, and equal models whose coefficients sum to one, come back to the bit even where
-    they are far smaller than the base.
-    """
-    rest = 1 - math.fsum(coefficients)
-    if abs(rest) < 1e-12:
-        rest = 0.0
-    return weighted_sum([*block.models, block.origin], [*coefficients, rest])
-
-
 def from_base_each(block: Block, coefficients: Sequence[torch.Tensor], scale: float = 1.0) -> torch.Tensor:
-    """:func:`from_base` with coefficients for each value, all times a scale."""
+    """Return ``base + scale sum_i c_i (theta_i - base)`` with coefficients for each value, as a sum over models and base."""
     import torch
 
     rest = 1 - scale * sum(coefficients[1:], start=coefficients[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fuseforget.methods.group import Block, FuseBlock, Group, from_base, from_base_each, weighted_sum
+from fuseforget.methods.combination import Combination, from_base
+from fuseforget.methods.group import Block, FuseBlock, Group, from_base_each, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ def average(group: Group, *, weight: Sequence[float]) -> FuseBlock:
 
     Ideal use: models of one base whose shared knowledge should stay. The weights are convex, so equal models come back.
     """
-    return lambda block: weighted_sum(block.models, weight)
+    return Combination(tuple(weight))
 
 
 def geometric_mean(group: Group, *, weight: Sequence[float]) -> FuseBlock:
@@ -41,7 +42,7 @@ def geometric_mean(group: Group, *, weight: Sequence[float]) -> FuseBlock:
 
 def passthrough(group: Group, *, weight: Sequence[float], scale: float) -> FuseBlock:
     """Return ``scale theta`` of the one model: to copy, to scale, or to stack slices of layers by a recipe."""
-    return lambda block: block.models[0] if scale == 1 else block.models[0] * scale
+    return Combination((scale,))
 
 
 def task_arithmetic(group: Group, *, weight: Sequence[float], normalize: bool, lambda_: float) -> FuseBlock:
@@ -51,8 +52,7 @@ def task_arithmetic(group: Group, *, weight: Sequence[float], normalize: bool, l
     """
     total = sum(weight)
     divisor = total if normalize and total != 0 else 1.0
-    coefficients = [lambda_ * share / divisor for share in weight]
-    return lambda block: from_base(block, coefficients)
+    return from_base([lambda_ * share / divisor for share in weight])
 
 
 def nearswap(group: Group, *, weight: Sequence[float], t: float) -> FuseBlock:

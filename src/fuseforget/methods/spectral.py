@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fuseforget.errors import InputError
-from fuseforget.methods.group import FuseBlock, Group, from_base, weighted_sum
+from fuseforget.methods.combination import Combination, from_base
+from fuseforget.methods.group import FuseBlock, Group, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ def _averaged(group: Group, weight: Sequence[float], lambda_: float) -> FuseBloc
     """The mean of the task vectors by the weights' shares: what the papers do with tensors that are no matrices."""
     total = sum(weight)
     shares = [lambda_ * w / total if total else lambda_ / group.models for w in weight]
-    return lambda block: from_base(block, shares)
+    return from_base(shares)
 
 
 def tsv_m(group: Group, *, weight: Sequence[float], lambda_: float) -> FuseBlock:
@@ -45,7 +46,7 @@ def tsv_m(group: Group, *, weight: Sequence[float], lambda_: float) -> FuseBlock
     if not _is_matrix(group):
         return _averaged(group, weight, lambda_)
     if group.models == 1:  # all singular triplets are kept, and are orthonormal: the task vector itself
-        return lambda block: from_base(block, [lambda_ * weight[0]])
+        return from_base([lambda_ * weight[0]])
     block = group.whole()
     count = max(1, min(group.shape) // group.models)
     left, values, right = [], [], []
@@ -112,7 +113,7 @@ def regmean(group: Group, *, weight: Sequence[float], scale: float, input_first:
         raise InputError("weights of regmean", expected="a sum other than zero", found=str(list(weight)))
     shares = [w / total for w in weight]
     if not group.companions or len(group.shape) != 2:
-        return lambda block: weighted_sum(block.models, shares)
+        return Combination(tuple(shares))
     inputs = group.shape[0] if input_first else group.shape[1]
     wrong = [tuple(g.shape) for g in group.companions if tuple(g.shape) != (inputs, inputs)]
     if wrong:

@@ -9,50 +9,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fuseforget.errors import InputError
-from fuseforget.methods.group import Block, FuseBlock, Group, from_base, from_base_each, weighted_sum
+from fuseforget.methods.combination import Combination, from_base
+from fuseforget.methods.group import Block, FuseBlock, Group, from_base_each
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["karcher", "model_stock", "multislerp", "nuslerp", "slerp"]
 
+Array = npt.NDArray[Any]
+
 # Below this sine of the angle, sin(t w) / sin(w) equals t to double precision, and for opposite vectors no arc is defined:
 # there the chord is taken.
 SMALLEST_SINE = 1e-8
 
 
-def gram(vectors: Sequence[torch.Tensor], row_length: int | None = None) -> torch.Tensor:
-    """Return inner products, float64: ``models x models``, or ``rows x models x models`` with a row length."""
-    import torch
-
-    wide = [v.double() if row_length is None else v.double().view(-1, row_length) for v in vectors]
-    count = len(wide)
-    result = torch.empty((*wide[0].shape[:-1], count, count), dtype=torch.float64, device=wide[0].device)
-    for i in range(count):
-        for j in range(i + 1):
-            result[..., i, j] = result[..., j, i] = wide[i] @ wide[j] if row_length is None else (wide[i] * wide[j]).sum(-1)
-    return result
-
-
-def _whole_gram(group: Group) -> torch.Tensor:
-    return group.reduce(lambda block: gram(block.deltas))
-
-
-def _combine(group: Group, coefficients: Sequence[float]) -> FuseBlock:
+def _combine(group: Group, coefficients: Sequence[float]) -> Combination:
     """Combine models by coefficients, from the base where there is one."""
-    if group.has_base:
-        return lambda block: from_base(block, coefficients)
-    return lambda block: weighted_sum(block.models, coefficients)
+    return from_base(coefficients) if group.has_base else Combination(tuple(coefficients))
 
 
-def _arc(aa: float, bb: float, ab: float, t: float) -> list[float]:
-    """Coefficients of the point at ``t`` on the arc between vectors with these inner products."""
-    norm = math.sqrt(aa * bb)
+def _arc(products: Array, t: float) -> list[float]:
+    """Coefficients of the point at ``t`` on the arc between two vectors with these inner products."""
+    norm = math.sqrt(products[0, 0] * products[1, 1])
     if norm > 0:
-        omega = math.acos(max(-1.0, min(1.0, ab / norm)))
+        omega = math.acos(max(-1.0, min(1.0, products[0, 1] / norm)))
         if math.sin(omega) > SMALLEST_SINE:
             return [math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)]
     return [1 - t, t]
@@ -65,10 +52,8 @@ def slerp(group: Group, *, weight: Sequence[float]) -> FuseBlock:
     returned exactly. Where no arc is defined (equal, opposite or zero tensors) the result is the weighted average.
     """
     if weight[1] in (0, 1):
-        return lambda block: weighted_sum(block.models, weight)
-    products = group.reduce(lambda block: gram(block.models))
-    coefficients = _arc(float(products[0, 0]), float(products[1, 1]), float(products[0, 1]), weight[1])
-    return lambda block: weighted_sum(block.models, coefficients)
+        return Combination(tuple(weight))
+    return Combination(tuple(_arc(group.products(), weight[1])))
 
 
 def nuslerp(group: Group, *, weight: Sequence[float], flatten: bool, row_wise: bool) -> FuseBlock:
@@ -80,8 +65,7 @@ def nuslerp(group: Group, *, weight: Sequence[float], flatten: bool, row_wise: b
     total = sum(weight)
     t = weight[1] / total if total != 0 else 0.5
     if flatten or len(group.shape) < 2:
-        products = _whole_gram(group)
-        return _combine(group, _arc(float(products[0, 0]), float(products[1, 1]), float(products[0, 1]), t))
+        return _combine(group, _arc(group.products(), t))
     if row_wise:
         length = group.row_length
         sums = group.reduce(lambda block: _products(block, length).sum(0))
@@ -119,15 +103,12 @@ def _by_coefficients(block: Block, coefficients: tuple[torch.Tensor, torch.Tenso
     return first * a + second * b if block.base is None else from_base_each(block, [first, second])
 
 
-def _units(group: Group, weight: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Inner products of the unit vectors, the lengths, and the weights divided by their sum; float64."""
-    import torch
-
-    products = _whole_gram(group).cpu()
-    lengths = products.diagonal().clamp(min=0).sqrt()
-    shares = torch.tensor(weight, dtype=torch.float64)
-    safe = torch.where(lengths > 0, lengths, 1)
-    return products / torch.outer(safe, safe), lengths, shares
+def _units(group: Group) -> tuple[Array, Array]:
+    """Inner products of the unit vectors, and the lengths."""
+    products = group.products()
+    lengths = np.sqrt(products.diagonal().clip(min=0))
+    safe = np.where(lengths > 0, lengths, 1)
+    return products / np.outer(safe, safe), lengths
 
 
 def multislerp(group: Group, *, weight: Sequence[float], normalize: bool) -> FuseBlock:
@@ -137,19 +118,18 @@ def multislerp(group: Group, *, weight: Sequence[float], normalize: bool) -> Fus
     weighted mean of the tangents ``u_i - (u_i . m) m``; as ``m`` is along ``sum_i w_i u_i``, that step is always zero. Two
     models whose directions cancel are averaged; more than two are an error.
     """
-    import torch
-
-    products, lengths, shares = _units(group, weight)
+    products, lengths = _units(group)
+    shares = np.array(weight, dtype=np.float64)
     if normalize:
-        total = float(shares.sum())
+        total = math.fsum(weight)
         if total == 0:
             raise InputError("weights of multislerp", expected="a sum other than zero", found=str(list(weight)))
-        shares = shares / total
+        shares /= total
     present = (lengths > 0) & (shares != 0)
-    if not bool(present.any()):
+    if not present.any():
         return _combine(group, shares.tolist())
-    mean = torch.where(present, shares, 0)
-    length = math.sqrt(max(float(mean @ products @ mean), 0.0))
+    mean = np.where(present, shares, 0)
+    length = _length(mean, products)
     if length < SMALLEST_SINE:
         if group.models == 2:
             return _combine(group, shares.tolist())
@@ -159,7 +139,7 @@ def multislerp(group: Group, *, weight: Sequence[float], normalize: bool) -> Fus
             found="directions that cancel",
             action="Use other weights.",
         )
-    return _combine(group, _over_lengths(mean / length, lengths, float((shares * lengths).sum())))
+    return _combine(group, _over_lengths(mean / length, lengths, float(shares @ lengths)))
 
 
 def karcher(group: Group, *, weight: Sequence[float], max_iter: int, tol: float) -> FuseBlock:
@@ -169,43 +149,43 @@ def karcher(group: Group, *, weight: Sequence[float], max_iter: int, tol: float)
     is shorter than ``tol``. Zero tensors have no direction and take part in the length alone. A step costs nothing here, so the
     defaults reach double precision (mergekit stops after 10 steps, or at 1e-5).
     """
-    import torch
-
-    products, lengths, shares = _units(group, weight)
-    shares = shares / shares.sum()
+    products, lengths = _units(group)
+    shares = np.array(weight, dtype=np.float64) / math.fsum(weight)
     present = (lengths > 0) & (shares != 0)
-    if not bool(present.any()):
+    if not present.any():
         return _combine(group, shares.tolist())
-    active = torch.where(present, shares, 0)
-    active = active / active.sum()
-    mean = active.clone()
-    length = math.sqrt(max(float(mean @ products @ mean), 0.0))
+    active = np.where(present, shares, 0)
+    active /= active.sum()
+    length = _length(active, products)
     if length < SMALLEST_SINE:  # directions that cancel: start from the first
-        mean = torch.zeros_like(mean)
-        mean[int(present.nonzero()[0])] = 1.0
+        mean = np.zeros_like(active)
+        mean[int(present.argmax())] = 1.0
     else:
-        mean = mean / length
+        mean = active / length
     for _ in range(max_iter):
         tangent = _mean_tangent(products, mean, active)
-        angle = math.sqrt(max(float(tangent @ products @ tangent), 0.0))
+        angle = _length(tangent, products)
         if angle < tol:
             break
         mean = math.cos(angle) * mean + math.sin(angle) / angle * tangent
-        mean = mean / math.sqrt(float(mean @ products @ mean))
-    return _combine(group, _over_lengths(mean, lengths, float((shares * lengths).sum())))
+        mean = mean / _length(mean, products)
+    return _combine(group, _over_lengths(mean, lengths, float(shares @ lengths)))
 
 
-def _mean_tangent(products: torch.Tensor, mean: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+def _length(coefficients: Array, products: Array) -> float:
+    """The length of a combination of vectors with these inner products."""
+    return math.sqrt(max(float(coefficients @ products @ coefficients), 0.0))
+
+
+def _mean_tangent(products: Array, mean: Array, shares: Array) -> Array:
     """``sum_i w_i log_mean(u_i)`` as coefficients of the unit vectors."""
-    import torch
-
-    dots = (products @ mean).clamp(-1, 1)
-    angles = dots.acos()
-    stretch = shares * torch.where(angles > SMALLEST_SINE, angles / angles.sin().clamp(min=SMALLEST_SINE), 1)
+    dots = (products @ mean).clip(-1, 1)
+    angles = np.arccos(dots)
+    stretch: Array = shares * np.where(angles > SMALLEST_SINE, angles / np.sin(angles).clip(min=SMALLEST_SINE), 1)
     return stretch - float((stretch * dots).sum()) * mean
 
 
-def _over_lengths(direction: torch.Tensor, lengths: torch.Tensor, scale: float) -> list[float]:
+def _over_lengths(direction: Array, lengths: Array, scale: float) -> list[float]:
     """Coefficients of the vectors themselves from coefficients of their unit vectors."""
     return [scale * float(c) / float(n) if n > 0 else 0.0 for c, n in zip(direction, lengths, strict=True)]
 
@@ -216,26 +196,35 @@ def model_stock(group: Group, *, weight: Sequence[float], filter_wise: bool) -> 
     ``cos`` is the mean cosine between the models' task vectors, of the whole tensor or, ``filter_wise``, of each output unit.
     Ideal use: few fine-tunes on one task with different seeds. At the pole of ``t`` the base is kept.
     """
-    import torch
-
     count = group.models
-
-    def ratio(products: torch.Tensor) -> torch.Tensor:
-        lengths = products.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
-        norms = lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
-        cosines = torch.where(norms > 0, products / torch.where(norms > 0, norms, 1), 0).clamp(-1, 1)
-        pairs = torch.ones(count, count, dtype=torch.bool, device=products.device).triu(1)
-        mean = cosines[..., pairs].mean(-1)
-        below = 1 + (count - 1) * mean
-        finite = below.abs() > SMALLEST_SINE
-        return torch.where(finite, count * mean / torch.where(finite, below, 1), 0)
-
     if not filter_wise:
-        t = float(ratio(_whole_gram(group)))
-        return lambda block: from_base(block, [t / count] * count)
+        return from_base([float(_stock_ratio(group.products())) / count] * count)
 
     def fused(block: Block) -> torch.Tensor:
-        each = ratio(gram(block.deltas, block.row_length)).to(block.origin.dtype) / count
-        return from_base_each(block, [each.repeat_interleave(block.row_length)] * count)
+        import torch
+
+        ratios = torch.from_numpy(_stock_ratio(_row_products(block)) / count).to(block.origin)
+        return from_base_each(block, [ratios.repeat_interleave(block.row_length)] * count)
 
     return fused
+
+
+def _row_products(block: Block) -> Array:
+    """Inner products of the task vectors, row by row: ``rows x models x models``, float64."""
+    import torch
+
+    rows = torch.stack([delta.double().view(-1, block.row_length) for delta in block.deltas], dim=1)
+    return (rows @ rows.mT).cpu().numpy()
+
+
+def _stock_ratio(products: Array) -> Array:
+    """``t`` of Model Stock from inner products of task vectors, for one group of vectors or many."""
+    count = products.shape[-1]
+    lengths = np.sqrt(np.diagonal(products, axis1=-2, axis2=-1).clip(min=0))
+    norms = lengths[..., :, None] * lengths[..., None, :]
+    cosines = np.where(norms > 0, products / np.where(norms > 0, norms, 1), 0).clip(-1, 1)
+    first, second = np.triu_indices(count, 1)
+    mean = cosines[..., first, second].mean(-1)
+    below = 1 + (count - 1) * mean
+    finite = np.abs(below) > SMALLEST_SINE
+    return np.where(finite, count * mean / np.where(finite, below, 1), 0)
