@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -178,6 +179,17 @@ def test_what_does_not_fit_is_refused(family, raw):
     broken["layer.1.query.weight"][1, 2] = math.nan
     with pytest.raises(InputError, match=r"layer.1.query.weight: expected finite"):
         compare_task_vectors([models[0], raw("broken", tensors=broken)], base)
+
+
+def test_a_base_with_its_tokens_in_other_rows_is_refused(bert):
+    models, base = [bert("a", seed=1), bert("b", seed=2)], bert("base")
+    compare_task_vectors(models, base)
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="2 in other rows: 'good'"):
+        compare_task_vectors(models, base)
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "negative", "nan", "count"])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fuseforget.checkpoint import Checkpoint, Difference, open_checkpoint, require_same
 from fuseforget.checkpoint.compare import refuse
+from fuseforget.checkpoint.tokens import moved_tokens
 from fuseforget.errors import InputError
 
 if TYPE_CHECKING:
@@ -195,12 +196,17 @@ def compare_task_vectors(
 
 
 def open_all(models: Sequence[Source], base: Source) -> tuple[list[Checkpoint], Checkpoint]:
-    """Open models and base, and refuse models of different architectures, from the headers alone."""
+    """Open models and base, and refuse what cannot be compared value by value, without reading a tensor."""
     opened = [_open(model) for model in models]
     if len(opened) < 2:
         raise InputError("models", expected="two or more to compare", found=str(len(opened)))
     require_same(opened)
-    return opened, _open(base)
+    root = _open(base)
+    moved = moved_tokens(opened[0], root)
+    if moved:  # a change between two different tokens is none
+        thing = f"tokenizers of {opened[0].source} and of the base {root.source}"
+        raise InputError(thing, expected="the same rows for the same tokens", found=moved)
+    return opened, root
 
 
 def _origins(models: Sequence[Checkpoint], base: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]:
