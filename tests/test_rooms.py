@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "data": {"errors"},
     "records": {"errors"},
     "fuse": {"errors", "checkpoint", "methods"},
+    "geometry": {"errors", "checkpoint"},
+    "forecast": {"errors", "fuse", "geometry"},
     "models": {"errors", "checkpoint"},
     "train": {"errors", "checkpoint", "models", "data"},
     "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records"},

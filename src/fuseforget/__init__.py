@@ -1,6 +1,7 @@
 """Fuse fine-tuned language models so that shared knowledge stays and unshared knowledge goes, and measure both.
 
-The functions mirror the commands: :func:`fuse`, :func:`check`, :func:`train`, :func:`probe`, :func:`path`, :func:`study`.
+The functions mirror the commands: :func:`fuse`, :func:`check`, :func:`forecast`, :func:`train`, :func:`probe`, :func:`path`,
+:func:`study`.
 Importing the package imports neither torch nor transformers; the heavy rooms are loaded at first use.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.checkpoint import check
 
 # Bound here, eagerly, so that `fuseforget.fuse` is the function even after its module of that name was imported.
+from fuseforget.forecast import forecast
 from fuseforget.fuse import fuse
 from fuseforget.train import train
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from fuseforget.studies import study
     from fuseforget.sweep import probe
 
-__all__ = ["check", "fuse", "path", "probe", "study", "train"]
+__all__ = ["check", "forecast", "fuse", "path", "probe", "study", "train"]
 __version__ = "0.1.0"
 
 _LAZY = {"path": "fuseforget.paths", "probe": "fuseforget.sweep", "study": "fuseforget.studies"}

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from fuseforget.cli import data, fuse, inspect, measure, study, train
+from fuseforget.cli import data, forecast, fuse, inspect, measure, study, train
 from fuseforget.errors import FuseForgetError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("fuse")(fuse.command)
 app.command("methods")(inspect.methods)
 app.command("check")(inspect.check)
+app.command("forecast")(forecast.command)
 app.add_typer(data.app, name="data")
 app.command("train")(train.command)
 app.command("probe")(measure.probe)

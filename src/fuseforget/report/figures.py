@@ -12,7 +12,7 @@ from fuseforget.report.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_curves", "save", "svg"]
+__all__ = ["COLOURS", "MARKERS", "draw_bars", "draw_curves", "new_figure", "save", "svg"]
 
 # Okabe and Ito's palette: told apart by all readers, also in grey with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -23,7 +23,7 @@ METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"Crea
 
 def draw_curves(curves: list[Curve], ends: tuple[str, str]) -> Figure:
     """Accuracy along a path between two models, with 95 % bands."""
-    figure, axes = _figure(6.0, 3.8)
+    figure, axes = new_figure(6.0, 3.8)
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         style = "--" if curve.probe == TASK else "-"
@@ -38,7 +38,7 @@ def draw_curves(curves: list[Curve], ends: tuple[str, str]) -> Figure:
 
 def draw_bars(facts: Facts) -> Figure:
     """Fig. 4: each shortcut's accuracy in its specialist, the full, the fused and the control model, and the task's."""
-    figure, axes = _figure(max(6.5, 1.1 * len(facts.probes) + 1.5), 3.8)
+    figure, axes = new_figure(max(6.5, 1.1 * len(facts.probes) + 1.5), 3.8)
     kinds = [("specialist", None), ("full", "full"), ("fused", "fused"), ("control", "control")]
     for number, (label, model) in enumerate(kinds):
         where, heights, errors = [], [], []
@@ -80,7 +80,8 @@ def _render(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def new_figure(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure without a display, of so many inches, and its axes in the house's style."""
     # The object interface: pyplot would pick a display and keep every figure alive.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

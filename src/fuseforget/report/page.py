@@ -15,6 +15,7 @@ from fuseforget.report import figures
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import RANDOM, Facts, cell
 from fuseforget.report.files import write_whole
+from fuseforget.report.forecast import forecast_blocks
 from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
 from fuseforget.report.shortcuts import curve_table, summarise
@@ -91,6 +92,7 @@ def _shortcut_section(run: Path, description: Record, records: list[Record]) -> 
         blocks += [Heading("Figures"), Pictures(pictures)]
     blocks += summary.tables
     blocks += [Details(f"Numbers of {facts.path_title(p)}", [curve_table(facts, p)]) for p in facts.paths if facts.curves(p)]
+    blocks += forecast_blocks(records, description.get("about", {}).get("titles", {}))
     return [*blocks, *_repeat(run, description, drawn=True)]
 
 
