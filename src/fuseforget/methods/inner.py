@@ -20,10 +20,11 @@ STRIPES = 8  # in which the lower triangle is added up: 9/16 of the work of the 
 def inner_products(group: Group, weight: Sequence[float]) -> tuple[torch.Tensor, float]:
     """Add up ``D^T D`` of a change ``D = sum_i w_i (theta_i - theta_base)``, and how large its rounding errors are.
 
-    A change is known only up to the rounding of the models. Their stored values ``theta_ij`` are off by up to half a spacing,
-    ``b_ij = |w| eps |theta_ij| / 2``, independently of each other (errors of several models add up by squares); values that
-    the change left as they were count as exact. A matrix of independent errors of sizes ``b`` has a spectral norm of about the
-    largest row norm of ``b`` plus its largest column norm, at most (Bandeira and van Handel 2016, arXiv 1408.6185).
+    A change is known only up to the rounding of the models. A value as it is stored is off by up to half a spacing of its
+    type, ``eps |theta| / 2``, and a change that was added to the base (an adapter's product) by about a spacing of its own,
+    ``eps |delta|``; values that are the base's count as exact. Such errors are independent, and those of several models add
+    up by squares. A matrix of independent errors of sizes ``b`` has a spectral norm of about its largest row norm plus its
+    largest column norm, at most (Bandeira and van Handel 2016, arXiv 1408.6185).
 
     Returns:
         The lower triangle, columns x columns in float64, and that norm.
@@ -39,8 +40,9 @@ def inner_products(group: Group, weight: Sequence[float]) -> tuple[torch.Tensor,
         add_products(products, weighted_sum(deltas, weight).view(-1, columns).double())
         errors = torch.zeros_like(block.stacked[0], dtype=torch.float64)
         for model, delta, share, spacing in zip(block.models, deltas, weight, group.spacings, strict=True):
-            size = share * spacing / 2
-            errors.add_(model.double().square_().mul_(delta != 0), alpha=size * size)
+            half = share * spacing / 2
+            off = model.abs().add_(delta.abs(), alpha=2).mul_(delta != 0)
+            errors.add_(off.double().square_(), alpha=half * half)
         squares = errors.view(-1, columns)
         across += squares.sum(dim=0)
         along = max(along, float(squares.sum(dim=1).max()))
@@ -75,16 +77,18 @@ def eigen(products: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor
 def singular(group: Group, weight: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Singular values of ``D = sum_i w_i (theta_i - theta_base)``, ascending, and right singular vectors as rows.
 
-    Left are those that stand above the rounding of the models (:func:`inner_products`) and of the inner products, which
-    square the values: ``sqrt(n eps)`` of the largest, n the longer side, 7e-7 of it for 2,048.
+    Left are those that stand above the rounding of the models (:func:`inner_products`), or above half the largest: what a
+    model changed by a spacing here and there is a change. And above that of the inner products, which square the values:
+    ``sqrt(n eps)`` of the largest, n the longer side, 7e-7 of it for 2,048.
     """
     import torch
 
     products, rounding = inner_products(group, weight)
     squares, vectors = eigen(products, group.name)
     values = squares.clamp_(min=0).sqrt_()
-    floor = float(values[-1]) * math.sqrt(max(group.shape) * torch.finfo(values.dtype).eps)
-    there = values > max(rounding, floor)
+    largest = float(values[-1])
+    floor = largest * math.sqrt(max(group.shape) * torch.finfo(values.dtype).eps)
+    there = values > max(min(rounding, largest / 2), floor)
     gone = len(values) - int(there.sum())
     return values[gone:], vectors[gone:]
 
