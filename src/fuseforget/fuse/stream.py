@@ -7,6 +7,8 @@ gets from passes of the same kind. Memory is a few blocks a thread, whatever the
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import os
 import threading
@@ -26,7 +28,8 @@ from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.sources import Scratch, Source, as_bytes
 from fuseforget.fuse.stored import stored_group
 from fuseforget.methods.combination import Combination
-from fuseforget.methods.group import BLOCK, SPAN, Block, FuseBlock, Group, Range, row_length
+from fuseforget.methods.group import BLOCK, SPAN, Block, FuseBlock, Group, Range, panel_rows, row_length
+from fuseforget.methods.method import Method
 from fuseforget.methods.rounding import narrow
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ __all__ = ["Streamed", "memory_needed", "stream", "threads"]
 T = TypeVar("T")
 Progress = Callable[[int], None]
 AHEAD = 4  # spans a thread has waiting
+PIECE = 1 << 16  # values that are read at once for columns of a matrix, more for less: reading a piece costs a call
 LIBRARIES = 350_000_000  # bytes: torch and the compiler of loops (numba), once they are at work
 
 
@@ -61,11 +65,18 @@ def _buffers(plan: Plan) -> int:
         values = min(max(BLOCK, row), max(1, tensor.spec.nbytes // DTYPES[tensor.spec.dtype].nbytes))
         # As read, widened, differences and masks of each, and a few results: at most 40 bytes a value and source.
         blocks = max(blocks, values * count * 40)
-        if tensor.method.whole and len(tensor.spec.shape) == 2:
-            rows, columns = tensor.spec.shape
-            # A matrix of each model, its factors, and the work space of the decomposition, in the compute type.
-            whole = max(whole, (rows * columns * (2 * count + 6) + 4 * min(rows, columns) ** 2) * _compute_bytes(tensor))
+        if tensor.method.in_panels(tensor.spec.shape):
+            whole = max(whole, _panels(tensor, tensor.method))
     return blocks * (threads() + 1) + whole
+
+
+def _panels(tensor: TensorPlan, method: Method) -> int:
+    """The most bytes that a matrix in panels takes: matrices of its side, and a panel at work."""
+    rows, columns = tensor.spec.shape[:: -1 if method.transposes(tensor.spec.shape, tensor.arguments) else 1]
+    values = min(rows, panel_rows(columns)) * columns
+    # As read, widened, differences; and, in float64, what is multiplied, its rounding errors, and the result.
+    each = sum(DTYPES[source.dtype].nbytes + 2 * _compute_bytes(tensor) for source in tensor.all_sources) + 6 * 8
+    return method.squares * columns**2 * 8 + values * each
 
 
 def _anonymous() -> int:
@@ -84,13 +95,25 @@ class Streamed(Group):
         self.name, self.shape, self.seed = tensor.spec.name, tensor.spec.shape, run.plan.recipe.seed
         self.models, self.has_base = len(tensor.sources), tensor.base is not None
         self.device = run.device
-        self.stored = stored_group(tensor, run.scratch) if run.device == "cpu" else None
         self.whole_rows = tensor.method is not None and tensor.method.rows
         self._tensor, self._run = tensor, run
-        # Statistics of another shape (inner products) are not read in blocks, but whole (companions).
-        beside = [s for s in tensor.statistics if s.shape == self.shape]
+        if tensor.method is not None and tensor.method.in_panels(self.shape):
+            self.panels, self.transposed = True, tensor.method.transposes(self.shape, tensor.arguments)
+        self.stored = None if self.panels or run.device != "cpu" else stored_group(tensor, run.scratch)
+        # Inner products are not read in blocks, but as companions.
+        beside = [s for s in tensor.statistics if s.shape == self.shape and not self.panels]
+        self.shape = self.shape[::-1] if self.transposed else self.shape
         self._sources = (*tensor.sources, *([] if tensor.base is None else [tensor.base]), *beside)
         self._looked_at: set[int] = set()  # blocks that were found finite
+
+    def alone(self, model: int) -> Streamed:
+        part = copy.copy(self)
+        one = slice(model, model + 1)
+        part.models, part._looked_at = 1, set()
+        sources, readers = self._tensor.sources[one], self._tensor.readers[one]
+        part._tensor = dataclasses.replace(self._tensor, sources=sources, readers=readers, statistics=())
+        part._sources = part._tensor.all_sources
+        return part
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]  # torch is imported where it is used
@@ -99,15 +122,27 @@ class Streamed(Group):
         return torch.float32 if _compute_bytes(self._tensor) == 4 else torch.float64
 
     @property
-    def companions(self) -> tuple[torch.Tensor, ...]:
-        return tuple(self._everything(source) for source in self._tensor.statistics)
+    def spacings(self) -> tuple[float, ...]:  # type: ignore[override]
+        import torch
+
+        return tuple(torch.finfo(getattr(torch, DTYPES[source.dtype].torch_name)).eps for source in self._tensor.sources)
+
+    @property
+    def companion_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(source.shape for source in self._tensor.statistics)
+
+    def companion(self, model: int, first: int, last: int) -> torch.Tensor:
+        source = self._tensor.statistics[model]
+        columns = row_length(source.shape)
+        values = source.read(first * columns, last * columns, self._run.scratch, len(self._sources))
+        reader = f"the statistics of {self._tensor.readers[model]}"
+        if not self._run.plan.recipe.allow_nonfinite:
+            _require_finite(values, self.name, reader)
+        return values.view(last - first, columns).to(self.device)
 
     def load(self, span: Sequence[Range]) -> Iterator[Block]:
         for start, stop in span:
             yield self._block(start, stop, self._run.scratch)
-
-    def whole(self) -> Block:
-        return self._block(0, self.numel, Scratch())  # buffers of its own, that go with the block
 
     def each(self, work: Callable[[Sequence[Range]], T]) -> Iterator[T]:
         return self._run.in_order(work, self.spans())
@@ -132,7 +167,10 @@ class Streamed(Group):
         sources = self._sources
         wide = scratch.get("wide", len(sources) * (stop - start), self.dtype).view(len(sources), stop - start)
         for slot, source in enumerate(sources):
-            wide[slot].copy_(source.read(start, stop, scratch, slot))
+            if self.transposed:
+                self._read_columns(source, start // self.row_length, wide[slot].view(-1, self.row_length))
+            else:
+                wide[slot].copy_(source.read(start, stop, scratch, slot))
         if start not in self._looked_at:
             self._require_finite(wide)
             self._looked_at.add(start)
@@ -147,11 +185,15 @@ class Streamed(Group):
             for slot, one in enumerate(values):
                 _require_finite(one, self.name, self._reader(slot))
 
-    def _everything(self, source: Source) -> torch.Tensor:
-        count = 1
-        for size in source.shape:
-            count *= size
-        return source.read(0, count, Scratch(), 0).view(source.shape).to(self.device)
+    def _read_columns(self, source: Source, first: int, into: torch.Tensor) -> None:
+        """Fill a block (columns of the stored matrix, as rows): from pieces of a few rows, or of each row of a long one."""
+        columns, rows = self.shape
+        width = len(into)
+        step = max(1, PIECE // columns)
+        for top in range(0, rows, step):
+            bottom = min(top + step, rows)
+            piece = source.read(top * columns + first, (bottom - 1) * columns + first + width, self._run.scratch, 0)
+            into[:, top:bottom].copy_(piece.as_strided((width, bottom - top), (1, columns), piece.storage_offset()))
 
     def _reader(self, slot: int) -> str:
         readers = [*self._tensor.readers, *(["the base"] if self.has_base else [])]
@@ -250,6 +292,9 @@ class _Run:
     def _finish_one(self) -> None:
         future, nbytes = self._writing.popleft()
         future.result()
+        self.done(nbytes)
+
+    def done(self, nbytes: int) -> None:
         if self._progress is not None:
             self._progress(nbytes)
 
@@ -261,7 +306,7 @@ def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
     group = Streamed(tensor, run)
     if group.numel == 0:
         return
-    if tensor.method.whole:
+    if group.panels:
         run.all_threads()
     function = tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
     stored = group.stored
@@ -275,9 +320,18 @@ def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
     spans = group.spans()
     share = tensor.nbytes_to_read / group.numel
     for span in spans:
-        run.submit(lambda span=span: write(span), round(share * (span[-1][1] - span[0][0])))  # type: ignore[misc]
-    if tensor.method.whole:
-        run.finish()  # its result is held whole until it is written
+        nbytes = round(share * (span[-1][1] - span[0][0]))
+        if group.panels:
+            write(span)
+            run.done(nbytes)
+        else:
+            run.submit(lambda span=span: write(span), nbytes)  # type: ignore[misc]
+
+
+def _write_columns(outputs: OutputFiles, spec: TensorSpec, first: int, columns: torch.Tensor) -> None:
+    """Write columns of a matrix, given as rows, from column ``first`` on."""
+    for row, values in enumerate(columns.T.contiguous()):
+        outputs.write(spec, row * spec.shape[1] + first, as_bytes(values))
 
 
 def _write(
@@ -290,7 +344,11 @@ def _write(
         rounded = narrow(function(block), getattr(torch, DTYPES[spec.dtype].torch_name))
         if finite:
             _require_finite(rounded, spec.name, "the result")
-        outputs.write(spec, block.start, as_bytes(rounded.cpu().contiguous()))
+        rounded = rounded.cpu()
+        if group.transposed:
+            _write_columns(outputs, spec, block.start // block.row_length, rounded.view(-1, block.row_length))
+        else:
+            outputs.write(spec, block.start, as_bytes(rounded.contiguous()))
 
 
 def _copy_integers(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:

@@ -13,7 +13,8 @@ from fuseforget.methods.arcee import arcee_fusion
 from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
 from fuseforget.methods.method import Method, Parameter
-from fuseforget.methods.spectral import iso_c, regmean, tsv_m
+from fuseforget.methods.regmean import regmean
+from fuseforget.methods.spectral import iso_c, tsv_m
 from fuseforget.methods.sphere import karcher, model_stock, multislerp, nuslerp, slerp
 from fuseforget.methods.task_vectors import breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, sce, ties
 
@@ -147,7 +148,8 @@ METHODS = {
         ),
         Method(
             "regmean", regmean, "least squares on what the layers' inputs were",
-            "Jin et al. 2023 (arXiv 2212.09849)", statistics="inner products of layer inputs", whole=True,
+            "Jin et al. 2023 (arXiv 2212.09849)", statistics="inner products of layer inputs",
+            whole="inputs", squares=3,
             parameters=(
                 Parameter("scale", 0.9, "factor of the off-diagonal inner products", 0, 1),
                 Parameter("input_first", False, "matrices are stored inputs x outputs (Conv1D)"),
@@ -155,11 +157,13 @@ METHODS = {
         ),
         Method(
             "tsv_m", tsv_m, "first singular vectors of each task, made orthogonal to one another",
-            "Gargiulo et al. 2025 (arXiv 2412.00081)", base="required", default_weight="sum", whole=True, parameters=(LAMBDA,),
+            "Gargiulo et al. 2025 (arXiv 2412.00081)", base="required", default_weight="sum", whole="shorter", squares=5,
+            parameters=(LAMBDA,),
         ),
         Method(
             "iso_c", iso_c, "sum of task vectors with all singular values made equal",
-            "Marczak et al. 2025 (arXiv 2502.04959)", base="required", default_weight="sum", whole=True, parameters=(LAMBDA,),
+            "Marczak et al. 2025 (arXiv 2502.04959)", base="required", default_weight="sum", whole="shorter", squares=3,
+            parameters=(LAMBDA,),
         ),
         Method(
             "negmerge", negmerge, "unlearning: take from the base what all models changed in one direction",

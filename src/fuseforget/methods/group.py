@@ -8,6 +8,7 @@ of one size, and sums over them are taken in order.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from abc import ABC, abstractmethod
@@ -34,6 +35,7 @@ __all__ = [
     "InMemory",
     "compute_dtype",
     "fuse_in_memory",
+    "panel_rows",
     "row_length",
     "weighted_sum",
 ]
@@ -95,7 +97,9 @@ class Group(ABC):
         dtype, device: what blocks are given in.
         seed: of random methods.
         whole_rows: whether blocks hold whole rows, as long as those may be.
-        companions: one statistics tensor a model in its own shape, where a method needs it whole; else empty.
+        panels: whether blocks are large, for products of matrices: then they are fused one after another, on all cores.
+        transposed: whether blocks hold whole columns of the stored matrix: ``shape`` and rows are its transpose's.
+        spacings: of each model's type, as it is stored or computed: from one to the next larger number.
     """
 
     name: str
@@ -106,6 +110,9 @@ class Group(ABC):
     device: str = "cpu"
     seed: int = 0
     whole_rows: bool = True
+    panels: bool = False
+    transposed: bool = False
+    spacings: tuple[float, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -120,21 +127,35 @@ class Group(ABC):
         """The flat ranges of all blocks, ``SPAN`` together: ``BLOCK`` values, or as many whole rows as fit, at least one."""
         if self.numel == 0:
             return []
-        size = max(1, BLOCK // self.row_length) * self.row_length if self.whole_rows else BLOCK
+        size, together = BLOCK, SPAN
+        if self.panels:
+            size, together = panel_rows(self.row_length) * self.row_length, 1
+        elif self.whole_rows:
+            size = max(1, BLOCK // self.row_length) * self.row_length
         blocks = [(start, min(start + size, self.numel)) for start in range(0, self.numel, size)]
-        return [blocks[i : i + SPAN] for i in range(0, len(blocks), SPAN)]
+        return [blocks[i : i + together] for i in range(0, len(blocks), together)]
 
     @abstractmethod
     def load(self, span: Sequence[Range]) -> Iterator[Block]:
         """Read the blocks of a span; a block is valid until the next is asked for."""
 
     @abstractmethod
-    def whole(self) -> Block:
-        """The whole tensor as one block, for methods that decompose it."""
+    def alone(self, model: int) -> Group:
+        """The group of one of the models and the base, which alone are read."""
 
     @property
     @abstractmethod
-    def companions(self) -> tuple[torch.Tensor, ...]: ...
+    def companion_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the statistics, one tensor a model, whatever its shape; empty where there are none."""
+
+    @abstractmethod
+    def companion(self, model: int, first: int, last: int) -> torch.Tensor:
+        """Rows of a model's statistics, as they are stored."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Read all blocks in order, in this thread; each is valid until the next is asked for."""
+        for span in self.spans():
+            yield from self.load(span)
 
     def each(self, work: Callable[[Sequence[Range]], T]) -> Iterator[T]:
         """Do some work on every span and yield its results in order; an engine may do several spans at once."""
@@ -194,24 +215,38 @@ class InMemory(Group):
         seed: int = 0,
         dtype: torch.dtype | None = None,
         whole_rows: bool = True,
+        panels: bool = False,
+        transposed: bool = False,
     ) -> None:
+        import torch
+
+        if transposed:
+            models, base = [model.T for model in models], None if base is None else base.T
         self.name, self.shape, self.seed, self.whole_rows = name, tuple(models[0].shape), seed, whole_rows
+        self.panels, self.transposed = panels, transposed
         self.dtype = dtype or compute_dtype([*models, *([] if base is None else [base])])
         self.device = str(models[0].device)
         self.models, self.has_base = len(models), base is not None
+        self.spacings = tuple(torch.finfo(model.dtype).eps for model in models)
         self._models = [model.reshape(-1) for model in models]
         self._base = None if base is None else base.reshape(-1)
         self._companions = tuple(statistics)
 
+    def alone(self, model: int) -> InMemory:
+        part = copy.copy(self)
+        part.models, part.spacings = 1, self.spacings[model : model + 1]
+        part._models, part._companions = self._models[model : model + 1], ()
+        return part
+
     @property
-    def companions(self) -> tuple[torch.Tensor, ...]:
-        return self._companions
+    def companion_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(one.shape) for one in self._companions)
+
+    def companion(self, model: int, first: int, last: int) -> torch.Tensor:
+        return self._companions[model][first:last]
 
     def load(self, span: Sequence[Range]) -> Iterator[Block]:
         return (self._block(start, stop) for start, stop in span)
-
-    def whole(self) -> Block:
-        return self._block(0, self.numel)
 
     def _block(self, start: int, stop: int) -> Block:
         import torch
@@ -223,7 +258,7 @@ class InMemory(Group):
             start,
             torch.stack([wide(model) for model in self._models]),
             None if self._base is None else wide(self._base),
-            tuple(wide(s) for s in self._companions if s.shape == self.shape),
+            () if self.panels else tuple(wide(s) for s in self._companions if s.shape == self.shape),
             self.row_length,
         )
 
@@ -231,6 +266,11 @@ class InMemory(Group):
 def row_length(shape: Sequence[int]) -> int:
     """Return the values of one output unit: everything after the first dimension; a vector is one row."""
     return math.prod(shape[1:] if len(shape) > 1 else shape)
+
+
+def panel_rows(columns: int) -> int:
+    """Rows of a panel: many enough for products of matrices, few enough to be a part of the columns' inner products."""
+    return max(1, columns // 4, BLOCK * SPAN // columns)
 
 
 def compute_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:
@@ -259,17 +299,23 @@ def fuse_in_memory(
     method.check_base(base is not None)
     if method.statistics and len(statistics) != len(models):
         raise InputError(f"method {method.name}", expected=f"{method.statistics} for each model", found=str(len(statistics)))
-    group = InMemory(models, base, statistics, name=name, seed=seed, dtype=dtype, whole_rows=method.rows)
+    arguments = method.arguments(values, len(models))
+    shape = models[0].shape
+    transposed = method.transposes(shape, arguments)
+    group = InMemory(
+        models, base, statistics, name=name, seed=seed, dtype=dtype, whole_rows=method.rows,
+        panels=method.in_panels(shape), transposed=transposed,
+    )  # fmt: skip
     share = 1.0 if method.default_weight == "sum" else 1 / len(models)
     weights = [share] * len(models) if weight is None else list(weight)
     fused = torch.empty(group.numel, dtype=group.dtype, device=models[0].device)
     if group.numel:
-        function = method.function(group, weight=tuple(weights), **method.arguments(values, len(models)))
+        function = method.function(group, weight=tuple(weights), **arguments)
         for span in group.spans():
             for block in group.load(span):
                 values_of_block = function(block)
                 fused[block.start : block.start + values_of_block.numel()] = values_of_block
-    return fused.view(models[0].shape)
+    return fused.view(group.shape).T.contiguous() if transposed else fused.view(shape)
 
 
 def weighted_sum(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

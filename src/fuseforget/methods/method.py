@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,7 +87,9 @@ class Method:
         default_weight: ``mean`` (one over the number of models) or ``sum`` (one each).
         parameters: its settings beside the weights.
         statistics: what each model's statistics checkpoint holds, or empty where none is needed.
-        whole: whether a whole matrix must be held at once, so that memory grows with the largest matrix.
+        whole: which side of a matrix it holds the inner products of (``shorter``, ``inputs``), so that memory grows with its
+            square; empty for methods that hold blocks alone.
+        squares: how many matrices of that side it holds at once, in float64, work space of decompositions included.
         rows: whether whole rows (output units) must be held at once.
         random: whether a seed changes the result.
     """
@@ -102,7 +104,8 @@ class Method:
     default_weight: Literal["mean", "sum"] = "mean"
     parameters: tuple[Parameter, ...] = ()
     statistics: str = ""
-    whole: bool = False
+    whole: Literal["", "shorter", "inputs"] = ""
+    squares: int = 0
     rows: bool = False
     random: bool = False
 
@@ -130,6 +133,16 @@ class Method:
             )
         if self.base == "no" and given:
             raise InputError(f"method {self.name}", expected="no base", found="one", action="Leave --base out.")
+
+    def in_panels(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor is fused in panels: by products of matrices, in one thread that uses all cores."""
+        return bool(self.whole) and len(shape) == 2 and math.prod(shape) > 0
+
+    def transposes(self, shape: Sequence[int], arguments: Mapping[str, Any]) -> bool:
+        """Whether it is given a matrix transposed, so that the columns are the side whose inner products it holds."""
+        if not self.in_panels(shape):
+            return False
+        return bool(arguments["input_first"]) if self.whole == "inputs" else shape[0] < shape[1]
 
     def parameter(self, name: str) -> Parameter:
         """Return a parameter by name, or raise InputError with the nearest one."""

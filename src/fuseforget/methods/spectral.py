@@ -1,28 +1,27 @@
-"""Methods that decompose whole matrices: singular values and least squares. Vectors and the rest are averaged."""
+"""Methods on singular values of matrices; vectors and the rest are averaged.
+
+Matrices come in panels of rows, transposed where they are wider than high. No singular value decomposition of one is formed:
+right singular vectors V and values are those of the inner products ``D^T D = V S^2 V^T``, which one pass adds up in float64,
+and the left ones, ``D V S^-1``, are made panel by panel. So memory is a few matrices of the shorter side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fuseforget.errors import InputError
-from fuseforget.methods.combination import Combination, from_base
-from fuseforget.methods.group import FuseBlock, Group, weighted_sum
+from fuseforget.methods.combination import from_base
+from fuseforget.methods.group import Block, FuseBlock, Group, weighted_sum
+from fuseforget.methods.inner import add_products, inverse_root, singular
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["iso_c", "regmean", "tsv_m"]
+__all__ = ["iso_c", "tsv_m"]
 
 
 def _is_matrix(group: Group) -> bool:
     return len(group.shape) == 2 and min(group.shape) > 1
-
-
-def _serve(values: torch.Tensor) -> FuseBlock:
-    """Give out a result that was computed whole, block by block."""
-    flat = values.reshape(-1)
-    return lambda block: flat[block.start : block.start + block.models[0].numel()].clone()
 
 
 def _averaged(group: Group, weight: Sequence[float], lambda_: float) -> FuseBlock:
@@ -32,107 +31,104 @@ def _averaged(group: Group, weight: Sequence[float], lambda_: float) -> FuseBloc
     return from_base(shares)
 
 
+def _moved(block: Block, rows: torch.Tensor, mixing: torch.Tensor, lambda_: float) -> torch.Tensor:
+    """``theta_base + lambda rows mixing``, flat."""
+    return block.origin.view(-1, block.row_length).addmm(rows, mixing, alpha=lambda_).view(-1)
+
+
 def tsv_m(group: Group, *, weight: Sequence[float], lambda_: float) -> FuseBlock:
     """Task singular vectors, merged (Gargiulo et al. 2025, arXiv 2412.00081).
 
     Each matrix's task vector is cut to the first ``1/T`` of its singular triplets (T models); the left singular vectors of all
     models, side by side, are replaced by the nearest orthonormal ones, and so are the right ones, so that tasks do not
-    interfere; ``theta_base + lambda U S V^T``. A weight scales its model's singular values. Triplets of singular value zero
-    (a model that did not change the matrix, or changed few ranks) are left out: their vectors are arbitrary, and would turn
-    the others'. Ideal use: many unlike tasks.
+    interfere; ``theta_base + lambda U S V^T``. A weight scales its model's singular values. Triplets that a model does not
+    have (it did not change the matrix, or changed few ranks, but for rounding) are left out: their vectors are arbitrary, and
+    would turn the others'. Ideal use: many unlike tasks.
     """
-    import torch
-
     if not _is_matrix(group):
         return _averaged(group, weight, lambda_)
     if group.models == 1:  # all singular triplets are kept, and are orthonormal: the task vector itself
         return from_base([lambda_ * weight[0]])
-    block = group.whole()
-    count = max(1, min(group.shape) // group.models)
-    left, values, right = [], [], []
-    for delta, share in zip(block.deltas, weight, strict=True):
-        u, s, vt = torch.linalg.svd(delta.view(group.shape), full_matrices=False)
-        kept = count if share != 0 else 0
-        kept = min(kept, int(_above_rounding(s, group.shape).sum()))
-        left.append(u[:, :kept])
-        values.append(s[:kept] * share)
-        right.append(vt[:kept])
-    if not sum(s.numel() for s in values):
+    tasks = _Tasks(group, weight)
+    if not len(tasks.right):
         return lambda block: block.origin.clone()
-    u, vt = _nearest_orthonormal(torch.cat(left, dim=1)), _nearest_orthonormal(torch.cat(right, dim=0))
-    update = (u * torch.cat(values)) @ vt
-    return _serve(block.origin.view(group.shape) + lambda_ * update)
+    mixing = tasks.mixing(group).to(group.dtype)
+    tasks.to(group.dtype)
+    return lambda block: _moved(block, tasks.left(block), mixing, lambda_)
 
 
-def _above_rounding(singular_values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Which singular values are not zero but for rounding (numerical rank)."""
-    import torch
+class _Tasks:
+    """The first singular triplets of each model's change, side by side.
 
-    return singular_values > singular_values.max() * max(shape) * torch.finfo(singular_values.dtype).eps
+    Attributes:
+        values: their singular values, each times its model's weight.
+        right: their right singular vectors, as rows.
+    """
 
+    def __init__(self, group: Group, weight: Sequence[float]) -> None:
+        import torch
 
-def _nearest_orthonormal(matrix: torch.Tensor) -> torch.Tensor:
-    """The orthogonal factor ``P Q^T`` of ``P S Q^T`` (orthogonal Procrustes), over the directions that there are."""
-    import torch
+        columns = group.shape[1]
+        count = max(1, columns // group.models)
+        self.right = torch.empty((count * group.models, columns), dtype=torch.float64, device=group.device)
+        self._parts: list[tuple[int, slice, torch.Tensor]] = []
+        self.values, end = self.right.new_empty(0), 0
+        for model, share in enumerate(weight):
+            if share == 0:
+                continue
+            values, vectors = singular(group.alone(model), [1.0])
+            values = values[-count:]
+            part = slice(end, end + len(values))
+            self.right[part] = vectors[-count:]
+            self._parts.append((model, part, values))
+            self.values, end = torch.cat([self.values, values * share]), part.stop
+        self.right = self.right[:end]
 
-    p, s, qt = torch.linalg.svd(matrix, full_matrices=False)
-    product: torch.Tensor = (p * _above_rounding(s, matrix.shape)) @ qt
-    return product
+    def to(self, dtype: torch.dtype) -> None:
+        """Compute left singular vectors in another type."""
+        self.right = self.right.to(dtype)
+        self._parts = [(model, part, values.to(dtype)) for model, part, values in self._parts]
+
+    def left(self, block: Block) -> torch.Tensor:
+        """Rows of the left singular vectors: each ``D v / s``."""
+        left = self.right.new_empty((block.models[0].numel() // block.row_length, len(self.right)))
+        for model, part, values in self._parts:
+            change = (block.models[model] - block.origin).view(-1, block.row_length).to(self.right.dtype)
+            left[:, part] = (change @ self.right[part].T).div_(values)
+        return left
+
+    def mixing(self, group: Group) -> torch.Tensor:
+        """What the left singular vectors are multiplied by: ``(L^T L)^(-1/2) S (R R^T)^(-1/2) R``, triplets x columns.
+
+        The first factor makes the left vectors L orthonormal, the last ones are the right vectors R made so.
+        """
+        count = len(self.right)
+        products = self.right.new_zeros((count, count))
+        add_products(products, self.right.T)
+        mixed = inverse_root(products, group.shape[1], group.name).mul_(self.values[:, None])
+        products.zero_()
+        for block in group.blocks():
+            add_products(products, self.left(block))
+        mixed = inverse_root(products, group.shape[0], group.name) @ mixed
+        del products
+        return mixed @ self.right
 
 
 def iso_c(group: Group, *, weight: Sequence[float], lambda_: float) -> FuseBlock:
     """Isotropic merging in the common subspace (Marczak et al. 2025, arXiv 2502.04959).
 
     The singular values of the sum of task vectors ``sum_i w_i delta_i = U S V^T`` are replaced by their mean:
-    ``theta_base + lambda mean(S) U V^T``. Ideal use: many tasks, so that no task's directions dominate.
+    ``theta_base + lambda mean(S) U V^T``. Directions that the models did not change, or only by rounding, count as zeros in
+    the mean, and are not raised: they have no singular vectors of their own. Ideal use: many tasks, so that no task's
+    directions dominate.
     """
-    import torch
-
     if not _is_matrix(group):
         return _averaged(group, weight, lambda_)
-    block = group.whole()
-    total = weighted_sum(block.deltas, weight).view(group.shape)
-    u, s, vt = torch.linalg.svd(total, full_matrices=False)
-    # Directions without any change have no singular vectors of their own to be raised.
-    changed = _above_rounding(s, group.shape)
-    return _serve(block.origin.view(group.shape) + lambda_ * s.mean() * (u * changed) @ vt)
-
-
-def regmean(group: Group, *, weight: Sequence[float], scale: float, input_first: bool) -> FuseBlock:
-    """Solve ``min_W sum_i w_i |X_i W_i^T - X_i W^T|^2`` from the inputs' inner products (Jin et al. 2023, arXiv 2212.09849).
-
-    ``W = (sum_i w_i W_i G_i) (sum_i w_i G_i)^-1`` with ``G_i = X_i^T X_i`` of the layer's inputs, off-diagonal elements times
-    ``scale``. A statistics checkpoint holds ``G_i`` under the weight's name; tensors without one are averaged. Of several
-    solutions (inputs that never occur) it is the one nearest to the weighted average.
-    ``input_first``: matrices are stored inputs x outputs (GPT-2's Conv1D).
-    """
-    import torch
-
-    total = sum(weight)
-    if total == 0:
-        raise InputError("weights of regmean", expected="a sum other than zero", found=str(list(weight)))
-    shares = [w / total for w in weight]
-    if not group.companions or len(group.shape) != 2:
-        return Combination(tuple(shares))
-    inputs = group.shape[0] if input_first else group.shape[1]
-    wrong = [tuple(g.shape) for g in group.companions if tuple(g.shape) != (inputs, inputs)]
-    if wrong:
-        raise InputError(
-            f"statistics of {group.name}", expected=f"inner products of {inputs} inputs", found=f"a tensor of shape {wrong[0]}"
-        )
-    block = group.whole()
-    models = torch.stack(block.models).double()
-    # Where all models are equal their value stands, without the average's rounding, which the solution would spread.
-    average = torch.where((models == models[0]).all(dim=0), models[0], weighted_sum(list(models), shares))
-    left = torch.zeros((inputs, inputs), dtype=torch.float64, device=block.models[0].device)
-    right = torch.zeros(tuple(reversed(group.shape)) if not input_first else group.shape, dtype=torch.float64, device=left.device)
-    for model, products, share in zip(models, group.companions, shares, strict=True):
-        g = products.double() * scale
-        g.diagonal().copy_(products.double().diagonal())
-        matrix = (model - average).view(group.shape)
-        left += share * g
-        right += share * g @ (matrix if input_first else matrix.T)
-    solved = (
-        torch.linalg.lstsq(left, right, driver="gelsd").solution if left.device.type == "cpu" else torch.linalg.pinv(left) @ right
-    )
-    return _serve((average.view(group.shape) + (solved if input_first else solved.T)).to(group.dtype))
+    values, vectors = singular(group, weight)
+    if not len(values):
+        return lambda block: block.origin.clone()
+    mean = values.sum() / group.shape[1]
+    vectors.mul_((mean / values).sqrt_()[:, None])
+    mixing = (vectors.T @ vectors).to(group.dtype)
+    del vectors
+    return lambda block: _moved(block, weighted_sum(block.deltas, weight).view(-1, block.row_length), mixing, lambda_)
