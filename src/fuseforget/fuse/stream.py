@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from fuseforget.checkpoint import DTYPES
-from fuseforget.checkpoint.writer import OutputFiles
+from fuseforget.checkpoint import DTYPES, TensorSpec
 from fuseforget.errors import InputError
 from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.sources import Scratch, Source
@@ -33,6 +32,13 @@ T = TypeVar("T")
 Progress = Callable[[int], None]
 AHEAD = 4  # spans a thread has waiting
 LIBRARIES = 350_000_000  # bytes: torch and the compiler of loops (numba), once they are at work
+
+
+class Outputs(Protocol):
+    """Where results go: files, or tensors in memory. Threads may write at once."""
+
+    def write(self, spec: TensorSpec, start: int, values: torch.Tensor) -> None:
+        """Take consecutive values of a tensor, from its flat position ``start`` on."""
 
 
 def threads() -> int:
@@ -133,14 +139,14 @@ class Streamed(Group):
         return readers[slot] if slot < len(readers) else f"the statistics of {readers[slot - len(readers)]}"
 
 
-def stream(plan: Plan, outputs: OutputFiles, *, device: str = "cpu", progress: Progress | None = None) -> None:
-    """Fuse every tensor of a plan into the output files.
+def stream(plan: Plan, outputs: Outputs, *, device: str = "cpu", progress: Progress | None = None) -> None:
+    """Fuse every tensor of a plan into the outputs.
 
     Args:
         progress: called, in this thread, with the number of input bytes whose work is done.
 
     Raises:
-        InputError: an input is not finite, changed meanwhile, or integers differ; the files are then unfinished.
+        InputError: an input is not finite, changed meanwhile, or integers differ; the outputs are then unfinished.
         OSError: the disk.
     """
     with _workers() as pool:
@@ -199,7 +205,7 @@ class _Run:
             self._progress(nbytes)
 
 
-def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
+def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: Outputs) -> None:
     if tensor.method is None:
         _copy_integers(run, tensor, outputs)
         return
@@ -230,7 +236,7 @@ def _fuse_tensor(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
         run.finish()  # its result is held whole until it is written
 
 
-def _copy_integers(run: _Run, tensor: TensorPlan, outputs: OutputFiles) -> None:
+def _copy_integers(run: _Run, tensor: TensorPlan, outputs: Outputs) -> None:
     """Copy a tensor of whole numbers, which must be equal in all models."""
     import torch
 
