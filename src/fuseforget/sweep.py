@@ -99,7 +99,7 @@ class Resident:
             self._batches[name] = encode_batches(self._classifier, self._probes[name].texts)
         return predict(self._classifier.model, self._batches[name], exact=self._exact)
 
-    def judge(self, name: str, scores: Logits) -> Measurement:
+    def judge(self, name: str, scores: npt.ArrayLike) -> Measurement:
         """Turn scores on a probe's texts, examples x labels, into its measurement, whatever model gave them."""
         return measure(self._probes[name], scores)
 
