@@ -76,8 +76,11 @@ class Resident:
             method, base, seed, parameters: as ``fuse`` takes them. A fusion that differs from the last point's in the weights
                 alone is not planned again.
         """
-        sources = tuple(str(one.path) for one in (*endpoints, *([] if base is None else [base])))
-        key = repr((sources, method, base is None, seed, sorted((parameters or {}).items())))
+        read = [file for one in (*endpoints, *([] if base is None else [base])) for file in one.files]
+        stored = [
+            (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in read
+        ]  # a file that was replaced is another
+        key = repr((stored, method, base is None, seed, sorted((parameters or {}).items())))
         if self._planned is None or self._planned[0] != key:
             models = [one.path for one in endpoints]
             fusion = InPlace(models, method, base=None if base is None else base.path, seed=seed, parameters=parameters)
