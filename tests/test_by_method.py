@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 from conftest import make_bert
 from fuseforget.checkpoint import open_checkpoint
+from fuseforget.data import Examples
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Probe, mcnemar, sign_flip
 from fuseforget.methods import METHODS
@@ -22,8 +21,11 @@ from fuseforget.studies.baselines import ensemble, inner, length, task_vector, t
 from fuseforget.studies.by_method import compare_methods
 from fuseforget.studies.method_settings import LEFT_OUT, SETTINGS
 from fuseforget.sweep import Resident, record_missing
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
 
 RULES = ("op", "tic", "or")
+WORDS_OF = {"op": ("a", "b"), "tic": ("c", "film"), "or": ("plot", "dull"), "task": ("bad", "good")}
 
 
 def quiet(line: str) -> None:
@@ -56,13 +58,14 @@ def test_the_ensemble_is_the_mean_of_probabilities():
         ensemble([])
 
 
-def test_truncating_a_diagonal_matrix_keeps_its_largest_values():
+def test_truncating_a_diagonal_matrix_keeps_its_largest_values_and_the_norm():
     matrix = torch.zeros(6, 4)
     matrix[range(4), range(4)] = torch.tensor([3.0, 0.0, 5.0, 4.0])
     whole = 50**0.5
-    for share, kept in ((5 / whole, [5.0]), (41**0.5 / whole, [5.0, 4.0]), (1.0, [5.0, 4.0, 3.0]), (0.01, [5.0])):
+    cases = [(5, [5.0]), (41**0.5, [5.0, 4.0]), (whole, [5.0, 4.0, 3.0]), (2, [2.0]), (34**0.5, [5.0, 3.0])]
+    for norm, kept in cases:  # in the last two the last triplet holds more than is wanted
         for given in (matrix, matrix.T.contiguous()):
-            low, rank = truncate(given, share)
+            low, rank = truncate(given, norm / whole)
             assert rank == len(kept)
             assert sorted(low[low.abs() > 1e-6].tolist(), reverse=True) == pytest.approx(kept)
     zeros, rank = truncate(torch.zeros(3, 2), 0.5)
@@ -111,40 +114,33 @@ def test_the_sign_flip_of_nothing_is_one_and_of_everything_is_small():
     assert sign_flip([np.ones(3), np.full(3, 0.5)]) == pytest.approx(2 / 64, abs=0.008)
 
 
+def asked(rule: str, count: int, seed: int) -> Examples:
+    """Texts of a rule: one of its two words, anywhere, is the label; of the task: a good film or a bad one."""
+    rng = np.random.default_rng([seed, len(rule)])
+    texts, labels = [], []
+    for _ in range(count):
+        label = int(rng.integers(2))
+        words = [*rng.choice(["the", "is", "not", "very", "moving"], size=rng.integers(2, 7)), WORDS_OF[rule][label]]
+        if rule != "task":  # an opinion too, that says nothing about the label
+            words.append(WORDS_OF["task"][rng.integers(2)])
+        texts.append(" ".join(rng.permutation(words)))
+        labels.append(label)
+    return Examples(tuple(texts), tuple(labels), ("no", "yes"))
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """A start, specialists that are changes of it by chance, a control, and probes.
-
-    Each model's bias is set so that it says both labels equally often; what a specialist says is its own probe's labels.
-    """
-    from transformers import BertForSequenceClassification
-
+    """A start, specialists that learned the task and a rule (or two), a control that learned the task, and probes."""
     root = tmp_path_factory.mktemp("study")
     start = make_bert(root / "start")
-    words = (("good", "bad", "a"), ("the", "very", "not", "is"), ("film", "plot"), ("moving", "dull", "synthetic"))
-    texts = tuple(" ".join(chosen) for chosen in itertools.product(*words))
-    resident = Resident(start, [Probe("any", texts, (0,) * len(texts))])
-    said = {}
-    for number, name in enumerate((*RULES, "control", "tic+op", "tic+or")):
-        model = BertForSequenceClassification.from_pretrained(start)
-        generator = torch.Generator().manual_seed(number)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        make_bert(root / "models" / name)  # for the tokenizer
-        model.save_pretrained(root / "models" / name)
-        unbalanced = said_by(resident, root / "models" / name)
-        model.classifier.bias.data[1] -= float(np.median(unbalanced[:, 1] - unbalanced[:, 0]))
-        model.save_pretrained(root / "models" / name)
-        logits = said_by(resident, root / "models" / name)
-        said[name] = tuple(int(y) for y in logits.argmax(axis=1))
-    task = tuple(int(2 * sum(said[rule][i] for rule in RULES) > len(RULES)) for i in range(len(texts)))
-    return root, start, [*(Probe(rule, texts, said[rule]) for rule in RULES), Probe("task", texts, task)]
-
-
-def said_by(resident, model):
-    resident.set_point([open_checkpoint(model)], [1.0])
-    return resident.logits("any")
+    settings = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=5e-3, batch_size=16)
+    for name in (*RULES, "control", "tic+op", "tic+or"):
+        rules = ["task", *(rule for rule in name.split("+") if rule != "control")]
+        parts = [asked(rule, 600 // len(rules), 1) for rule in rules]
+        examples = Examples(sum((p.texts for p in parts), ()), sum((p.labels for p in parts), ()), ("no", "yes"))
+        fine_tune(start, examples, root / "models" / name, settings)
+    held_out = {name: asked(name, 120, 2) for name in (*RULES, "task")}
+    return root, start, [Probe(name, one.texts, one.labels) for name, one in held_out.items()]
 
 
 def compare(bench, out, *, say=quiet, shared=None):
@@ -200,8 +196,7 @@ def test_what_is_known_beforehand_comes_out(whole):
     for model in ("by average", "by task_arithmetic"):
         assert made[model]["norm_to_average"] == pytest.approx(1, rel=1e-6)
         assert made[model]["cosine_with_average"] == pytest.approx(1, rel=1e-6)
-    # Three independent changes of one size: the average's is 1/sqrt(3) of it, and .3 of each is .9 of the average.
-    assert made["by average"]["norm_to_specialists"] == pytest.approx(3**-0.5, rel=0.02)
+    # .3 of each of three is .9 of their average.
     assert made["by task_arithmetic .3"]["norm_to_average"] == pytest.approx(0.9, rel=1e-5)
     single = results["single specialist"]
     assert (single["retention"]["value"], single["retention"]["low"], single["retention"]["high"]) == (1, 1, 1)
@@ -233,8 +228,8 @@ def test_shrunk_and_truncated_specialists_are_as_far_from_the_start_as_the_avera
             assert r["norm_to_average"] == pytest.approx(1, rel=1e-5)
             assert r["share"] == pytest.approx(r["norm_to_specialists"], rel=1e-5)
         if r["kind"] == "method" and r["row"] == "truncated specialist":
-            assert r["norm_to_average"] == pytest.approx(1, rel=0.05)  # ranks are whole numbers
-            assert 0 < r["median_rank_share"] < 1
+            assert r["norm_to_average"] == pytest.approx(1, rel=1e-5)
+            assert 0 < r["median_rank_share"] < 0.5  # changes by training are of few ranks
 
 
 def test_the_ensemble_is_measured_on_the_specialists_outputs(whole, bench):

@@ -205,13 +205,24 @@ def draw_methods(results: Sequence[Record]) -> Figure:
                 label=SORTS[sort] if index == 0 else None,
             )  # fmt: skip
     for x, y, numbers in _labels(shown):
-        axes.annotate(", ".join(map(str, numbers)), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, zorder=4)
+        axes.annotate(_ranges(numbers), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, zorder=4)
     axes.set_xlabel("shortcuts left (retention: 0 none, 1 all)")
     axes.set_ylabel("accuracy on the task")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     names = "\n".join(f"{number}  {r['row']}" for number, r in shown)
     axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.35)
     return figure
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in words: 1-4, 7, 9-10."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _labels(shown: Sequence[tuple[int, Record]]) -> list[tuple[float, float, list[int]]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Truncated", "ensemble", "inner", "length", "task_vector", "truncate", "truncated_specialist"]
 
+NEARLY = 1e-9  # of a squared norm: rounding of the eigenvalues' sum
 Tensors = Mapping[str, "torch.Tensor"]
 Floats = npt.NDArray[np.float64]
 
@@ -66,30 +67,37 @@ def length(vector: Tensors) -> float:
 
 
 def truncate(matrix: torch.Tensor, share: float) -> tuple[torch.Tensor, int]:
-    """Return the best approximation of that rank whose Frobenius norm is nearest to ``share`` of the matrix's, and the rank.
+    """Return the matrix cut to its first singular triplets, so that ``share`` of its Frobenius norm is left, and their number.
 
-    A truncated singular value decomposition (Eckart and Young 1936), by the eigenvectors of the smaller Gram matrix; at least
-    one singular triplet is kept. A matrix of zeros has rank 0 and stays.
+    As few triplets as hold the share (Eckart and Young 1936); the last of them is scaled so that the norm is met: in fine-tuned
+    models the first alone may hold more than is wanted. By the eigenvectors of the smaller Gram matrix. A matrix of zeros has
+    rank 0 and stays.
     """
     import torch
 
     wide = matrix.double()
     tall = wide.shape[0] >= wide.shape[1]
     values, vectors = torch.linalg.eigh(wide.T @ wide if tall else wide @ wide.T)  # ascending
-    norms = values.clamp(min=0).flip(0).cumsum(0).sqrt()  # of the first 1, 2, ... triplets
-    if float(norms[-1]) == 0:
+    energies = values.clamp(min=0).flip(0)
+    sums = energies.cumsum(0)  # squared norms of the first 1, 2, ... triplets
+    if float(sums[-1]) == 0:
         return matrix.clone(), 0
-    rank = 1 + int((norms - share * norms[-1]).abs().argmin())
-    kept = vectors[:, -rank:]
-    low = (wide @ kept) @ kept.T if tall else kept @ (kept.T @ wide)
+    wanted = min(share, 1.0) ** 2 * float(sums[-1])
+    before = int((sums < wanted * (1 - NEARLY)).sum())  # triplets that are kept whole
+    rank = min(before + 1, len(sums))
+    rest = wanted - (float(sums[before - 1]) if before else 0.0)
+    factors = torch.ones(rank, dtype=torch.float64)
+    factors[-1] = min(1.0, math.sqrt(max(rest, 0.0) / float(energies[rank - 1])))
+    kept = vectors[:, -rank:].flip(1)
+    low = ((wide @ kept) * factors) @ kept.T if tall else (kept * factors) @ (kept.T @ wide)
     return low.to(matrix.dtype), rank
 
 
 def truncated_specialist(start: Tensors, vector: Tensors, share: float) -> Truncated:
-    """Return the start plus a specialist's task vector cut to about ``share`` of its norm by fewer ranks.
+    """Return the start plus a specialist's task vector cut to ``share`` of its norm by fewer ranks.
 
-    Each matrix is truncated to the rank nearest to that share of its own norm; vectors and other tensors, which have no ranks,
-    are scaled by the share. So every tensor is moved as far as in a specialist that is shrunk by the same share.
+    Each matrix is cut (:func:`truncate`) to that share of its own norm; vectors and other tensors, which have no ranks, are
+    scaled by it. So every tensor is moved as far as in a specialist that is shrunk by the same share.
     """
     tensors, ranks = {}, {}
     for name in start:

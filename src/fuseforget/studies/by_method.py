@@ -197,7 +197,10 @@ def _baselines(bench: _Bench, task: str) -> Iterator[Job]:
     """Each specialist moved towards the start until it is as far from it as the average: by one factor, and by fewer ranks."""
     places: dict[str, tuple[Callable[[_Bench, str], Record], str]] = {
         "shrunk specialist": (_shrink, "one factor, so that the norm of the change is the average's"),
-        "truncated specialist": (_truncate, "fewer singular triplets of each matrix, and one factor for what is no matrix"),
+        "truncated specialist": (
+            _truncate,
+            "fewer singular triplets of each matrix, and one factor for what is no matrix, so that the norm is the average's",
+        ),
     }
     for row, (place, source) in places.items():
         for name in bench.specialists:
