@@ -23,6 +23,7 @@ SORTS = {
     "baseline": "fuses no weights",
 }
 SAME = 0.012  # of an axis: points nearer than this share their numbers' label
+AXES_POINTS = (500.0, 335.0)  # about what the axes of the figure measure, to keep labels apart
 NOTE = (
     "Left: retention of a shortcut in the model, (accuracy - control) / (specialist - control), mean over the shortcuts "
     "learned; for models made of one specialist each, of its own shortcut. Task: accuracy, and the difference from the mean of "
@@ -204,14 +205,40 @@ def draw_methods(results: Sequence[Record]) -> Figure:
                 ecolor="#bbb", markerfacecolor="white" if sort == "baseline" else colour, zorder=3,
                 label=SORTS[sort] if index == 0 else None,
             )  # fmt: skip
-    for x, y, numbers in _labels(shown):
-        axes.annotate(_ranges(numbers), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, zorder=4)
+    _write_labels(axes, _labels(shown))
     axes.set_xlabel("shortcuts left (retention: 0 none, 1 all)")
     axes.set_ylabel("accuracy on the task")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     names = "\n".join(f"{number}  {r['row']}" for number, r in shown)
     axes.text(1.02, 1.0, names, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.35)
     return figure
+
+
+def _write_labels(axes: Any, labels: Sequence[tuple[float, float, list[int]]]) -> None:
+    """Write each label near its point where it covers no other point or label, with a line to it where that is far."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    wide, high = AXES_POINTS
+    places = [((x - left) / (right - left) * wide, (y - bottom) / (top - bottom) * high) for x, y, _ in labels]
+    taken = [(x - 3.0, y - 3.0, x + 3.0, y + 3.0) for x, y in places]
+    for (px, py), (x, y, numbers) in zip(places, labels, strict=True):
+        text = _ranges(numbers)
+        size = 4.8 * len(text)
+        rises = [4 + 11 * step for step in range(6)]
+        offsets = [(dx, dy) for rise in rises for dy in (rise, -rise - 7) for dx in (5.0, -5.0 - size)]
+        boxes = [(px + dx, py + dy, px + dx + size, py + dy + 8) for dx, dy in offsets]
+        inside = [box[1] >= 0 and box[3] <= high + 8 for box in boxes]
+        free = (i for i, box in enumerate(boxes) if inside[i] and not any(_overlap(box, other) for other in taken))
+        chosen = next(free, 0)
+        taken.append(boxes[chosen])
+        far = abs(offsets[chosen][1]) > 12
+        line = {"arrowstyle": "-", "color": "#888", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2} if far else None
+        axes.annotate(
+            text, (x, y), xytext=offsets[chosen], textcoords="offset points", fontsize=8, zorder=4, arrowprops=line
+        )  # fmt: skip
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _ranges(numbers: Sequence[int]) -> str:

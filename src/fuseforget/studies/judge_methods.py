@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.knowledge import bootstrap_mean, holm, knows_more, mean_retention, sign_flip
+from fuseforget.knowledge import Interval, bootstrap_mean, holm, knows_more, mean_retention, sign_flip
 from fuseforget.records import Record, Run, decode_values
 
 __all__ = ["SINGLE", "conclude", "conclude_shared"]
@@ -107,10 +107,15 @@ def _result(known: _Known, row: Row) -> Record:
         "retention": None if retained is None else asdict(retained),
         "retention_of_all": None if every is None else asdict(every),
         "task": asdict(bootstrap_mean(at_task)),
-        "difference": asdict(bootstrap_mean(at_task - known.mean(list(row.model_of), task))),
+        "difference": asdict(_change(at_task - known.mean(list(row.model_of), task))),
         "p_task": sign_flip([at_task - values[row.reference, task]]) if tested else None,
         "p_shortcuts": sign_flip(changes) if tested and changes else None,
     }
+
+
+def _change(differences: Values) -> Interval:
+    """The mean of per-example differences with its interval; none at all is zero, not the exact interval of no success."""
+    return bootstrap_mean(differences) if differences.any() else Interval(0.0, 0.0, 0.0, len(differences))
 
 
 def conclude_shared(run: Run, shared: Mapping[str, Any], task: str, control: str) -> None:
@@ -137,5 +142,5 @@ def conclude_shared(run: Run, shared: Mapping[str, Any], task: str, control: str
             "shared_result", row=record["row"], models=list(names), shared=kept, unshared=list(lost), learned=learned,
             kept=asdict(mean_retention([left[kept]])) if kept in left else None,
             lost=asdict(mean_retention(unshared)) if unshared else None,
-            task=asdict(bootstrap_mean(values[model, task])), difference=asdict(bootstrap_mean(values[model, task] - own)),
+            task=asdict(bootstrap_mean(values[model, task])), difference=asdict(_change(values[model, task] - own)),
         )  # fmt: skip
