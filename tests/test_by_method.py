@@ -221,6 +221,24 @@ def test_retention_is_that_of_the_measurements(whole):
         assert results[row]["retention"]["value"] == pytest.approx(np.mean(left))
 
 
+def test_shortcuts_are_tested_in_units_of_retention(whole):
+    """The statistic of the test is the difference in retention that the table shows."""
+    records, _ = whole
+    values = {(r["model"], r["probe"]): decode_values(r["values"]) for r in records if r["kind"] == "measurement"}
+    results = {r["row"]: r for r in records if r["kind"] == "method_result"}
+    changes = [
+        (values["by ties", rule] - values["by average", rule]) / (values[rule, rule].mean() - values["control", rule].mean())
+        for rule in RULES
+    ]
+    shown = results["ties"]["retention"]["value"] - results["average"]["retention"]["value"]
+    assert np.mean([c.mean() for c in changes]) == pytest.approx(shown)
+    assert shown != 0
+    assert results["ties"]["p_shortcuts"] == sign_flip(changes)
+    tested = [r for r in results.values() if r["p_shortcuts"] is not None]
+    assert len(tested) == len(results) - 2
+    assert all(r["p_shortcuts_holm"] >= r["p_shortcuts"] for r in tested)
+
+
 def test_shrunk_and_truncated_specialists_are_as_far_from_the_start_as_the_average(whole):
     records, _ = whole
     for r in records:

@@ -222,7 +222,7 @@ def _write_labels(axes: Any, labels: Sequence[tuple[float, float, list[int]]]) -
     taken = [(x - 3.0, y - 3.0, x + 3.0, y + 3.0) for x, y in places]
     for (px, py), (x, y, numbers) in zip(places, labels, strict=True):
         text = _ranges(numbers)
-        size = 4.8 * len(text)
+        size = 5.2 * len(text) + 2
         rises = [4 + 11 * step for step in range(6)]
         offsets = [(dx, dy) for rise in rises for dy in (rise, -rise - 7) for dx in (5.0, -5.0 - size)]
         boxes = [(px + dx, py + dy, px + dx + size, py + dy + 8) for dx, dy in offsets]

@@ -51,6 +51,10 @@ class _Known:
     def triple(self, fused: Values, rule: str) -> tuple[Values, Values, Values]:
         return fused, self.values[rule, rule], self.values[self.control, rule]
 
+    def gap(self, rule: str) -> float:
+        """How much more often the specialist is right about its shortcut than the control."""
+        return float(self.values[rule, rule].mean() - self.values[self.control, rule].mean())
+
     def mean(self, models: Sequence[str], probe: str) -> Values:
         """The mean over models of each example's value."""
         found: Values = np.mean([self.values[model, probe] for model in models], axis=0)
@@ -60,7 +64,7 @@ class _Known:
 def conclude(run: Run, rules: Sequence[str], probes: Sequence[str], control: str) -> None:
     """Record, for each row, retention of the specialists' own shortcuts, the task, and paired tests against the average.
 
-    Tests are corrected over all rows (Holm), the task and the shortcuts each for themselves. Where no specialist learned its
+    Tests are sign flips, of the task's accuracy and of the mean retention, corrected over all rows (Holm), each for themselves. Where no specialist learned its
     shortcut there is no retention; it is recorded as None.
     """
     known = _Known(run, rules, probes, control)
@@ -101,7 +105,8 @@ def _result(known: _Known, row: Row) -> Record:
         # Of all shortcuts in all specialists; the mean of retentions is the retention of the mean, which is linear in it.
         every = mean_retention([known.triple(known.mean(known.rules, r), r) for r in own])
     tested = row.name not in REFERENCES
-    changes = [values[row.model_of[r], r] - values[row.reference, r] for r in own]
+    # In units of what the specialist knows more than the control, so that what is tested is the difference in retention.
+    changes = [(values[row.model_of[r], r] - values[row.reference, r]) / known.gap(r) for r in own]
     return {
         "over": own,
         "retention": None if retained is None else asdict(retained),
