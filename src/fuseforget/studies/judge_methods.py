@@ -64,8 +64,8 @@ class _Known:
 def conclude(run: Run, rules: Sequence[str], probes: Sequence[str], control: str) -> None:
     """Record, for each row, retention of the specialists' own shortcuts, the task, and paired tests against the average.
 
-    Tests are sign flips, of the task's accuracy and of the mean retention, corrected over all rows (Holm), each for themselves. Where no specialist learned its
-    shortcut there is no retention; it is recorded as None.
+    Tests are sign flips, of the task's accuracy and of the mean retention, corrected over all rows (Holm), each for themselves.
+    Where no specialist learned its shortcut there is no retention; it is recorded as None.
     """
     known = _Known(run, rules, probes, control)
     rows = _rows(run, rules)
