@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from conftest import write_raw
 from fuseforget import fuse
 from fuseforget.errors import InputError
-from fuseforget.fuse import stream
+from fuseforget.fuse import streamed
 from fuseforget.methods import METHODS, InMemory, fuse_in_memory
 from fuseforget.methods.combination import Combination, from_base
 from fuseforget.methods.kernels_linear import combine, products
@@ -111,7 +111,7 @@ def test_the_short_way_gives_the_bits_of_the_general_one(tmp_path, monkeypatch, 
     options = {} if row.base == "no" else {"base": models[0]}
     options |= {"scale": 1.5} if method == "passthrough" else {}
     fuse(models[1:], tmp_path / "short", method, **options)
-    monkeypatch.setattr(stream, "stored_group", lambda *_: None)
+    monkeypatch.setattr(streamed, "stored_group", lambda *_: None)
     fuse(models[1:], tmp_path / "general", method, **options)
     short, general = (load_file(tmp_path / name / "model.safetensors") for name in ("short", "general"))
     base = states[0] if options.pop("base", None) else {}

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "fuseforget"
 ALL = {p.stem for p in ROOT.iterdir() if not p.name.startswith(("_", "py."))}
-# Down the table only. Besides what the table names, sweep reads probes' data, and sweep and paths write records.
+# Down the table only. Besides what the table names, sweep reads probes' data and
+# has points fused in place, and sweep and paths write records.
 MAY_IMPORT = {
     "errors": set(),
     "checkpoint": {"errors"},
@@ -24,8 +25,8 @@ MAY_IMPORT = {
     "forecast": {"errors", "fuse", "geometry"},
     "models": {"errors", "checkpoint"},
     "train": {"errors", "checkpoint", "models", "data"},
-    "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records"},
-    "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "records", "sweep"},
+    "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "fuse", "data", "records"},
+    "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "fuse", "records", "sweep"},
     "studies": ALL - {"cli", "report", "studies"},
     "report": {"errors", "records"},
     "cli": ALL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ __all__ = [
     "random_like",
     "save_classifier",
     "set_weights",
+    "weight_slots",
 ]
 
 TOKEN_BUDGET = 4096  # tokens in a prediction batch, padding included
@@ -164,25 +165,30 @@ def random_like(start: Checkpoint, specialists: Sequence[Checkpoint], template: 
         save_classifier(classifier, partial)
 
 
-def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors into a resident model's parameters and buffers of the same names, in place.
+def weight_slots(model: Any, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return a resident model's parameters and buffers, its own storage, by a checkpoint's names.
 
     Names from before transformers renamed them are understood, and what the model does not have (position ids that it
     makes itself, a head of another task) is left out, as transformers does on loading.
 
     Raises:
-        InputError: a parameter or a buffer of the model that would stay as it was.
+        InputError: a parameter or a buffer of the model that none of the names is for.
     """
     state = model.state_dict()  # views of the model's own storage
-    named = {_current_name(name, state): value for name, value in weights.items()}
-    known = named.keys() & state.keys()
-    covered = {state[name].data_ptr() for name in known}  # tied weights are one storage under several names
+    slots = {name: state[current] for name in names if (current := _current_name(name, state)) in state}
+    covered = {slot.data_ptr() for slot in slots.values()}  # tied weights are one storage under several names
     unset = sorted(name for name, value in state.items() if value.numel() and value.data_ptr() not in covered)
     if unset:
         raise InputError("weights", expected="all tensors of the resident model", found=f"no {_some(unset)}")
+    return slots
+
+
+def set_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into a resident model's :func:`weight_slots`, in place."""
+    slots = weight_slots(model, weights)
     with torch.no_grad():
-        for name in known:
-            state[name].copy_(named[name])
+        for name, slot in slots.items():
+            slot.copy_(weights[name])
 
 
 def _current_name(name: str, state: Mapping[str, torch.Tensor]) -> str:

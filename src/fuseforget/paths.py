@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
+from fuseforget.fuse import require_no_statistics
 from fuseforget.knowledge import Probe
 from fuseforget.methods import get_method
 from fuseforget.records import Record, Run, run_or_memory
-from fuseforget.sweep import Resident, as_probes, describe_inputs, describe_sources, record_missing, require_aligned
+from fuseforget.sweep import (
+    Resident,
+    as_probes,
+    describe_inputs,
+    describe_models,
+    describe_sources,
+    record_missing,
+    require_aligned,
+)
 
 __all__ = ["path", "points", "walk"]
 
@@ -40,31 +50,68 @@ def path(
     *,
     steps: int = 10,
     method: str = "average",
+    base: str | Path | None = None,
+    seed: int = 0,
     exact: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    **parameters: Any,
 ) -> list[Record]:
     """Measure every probe at every point between two models (a line) or three (a triangle).
+
+    A point is what ``fuse`` would write as float32 with the point's weights, to the bit; nothing is written.
 
     Args:
         models: the corners, classifiers of one architecture and tokenizer.
         probes: a probes file, or probes.
         out: a run to keep the measurements in; run again, it resumes where it stopped.
         steps: equal steps along an edge (10: 11 points on a line).
+        method: a name in :data:`fuseforget.methods.METHODS`, of a method that takes weights and needs no statistics.
+        base: the pretrained model, where the method takes one.
+        seed: of random methods; every point draws the same numbers, so that only the weights differ along a path.
+        parameters: of the method, as ``fuse`` takes them.
 
     Returns:
         A record a measurement, with the point's ``weights``.
+
+    Raises:
+        InputError: models, a method, a base or parameters that cannot be used.
     """
     asked = as_probes(probes)
     grid = points(len(models), steps)
-    get_method(method).check_models(len(models))
+    _check_method(method, len(models), base is not None)
     checkpoints = [open_checkpoint(model) for model in models]
+    origin = None if base is None else open_checkpoint(base)
     require_aligned(checkpoints)
-    settings = {**describe_inputs(checkpoints, asked), "steps": steps, "method": method, "exact": exact}
+    settings = {
+        **describe_inputs(checkpoints, asked), "steps": steps, "method": method, "exact": exact,
+        # What is not given is not written down, as in runs of before it could be.
+        **_given(base=None if origin is None else describe_models([origin]), parameters=parameters, seed=seed),
+    }  # fmt: skip
     name = " - ".join(str(model) for model in models)
     with run_or_memory(out, command="path", settings=settings, about=describe_sources(probes), say=say) as run:
         resident = Resident(models[0], asked, exact=exact)
-        walk(run, resident, checkpoints, grid, [p.name for p in asked], name=name, method=method, say=say)
+        walk(
+            run, resident, checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed,
+            parameters=parameters, say=say,
+        )  # fmt: skip
         return [record for record in run.records if record["kind"] == "measurement"]
+
+
+def _check_method(method: str, models: int, base: bool) -> None:
+    """Raise InputError for a method along whose weights nothing moves, or whose inputs are not those given."""
+    row = get_method(method)
+    require_no_statistics(method)
+    if row.weights == "no":
+        raise InputError(
+            f"path by {method}", expected="a method that takes weights, which are what changes along a path",
+            found="one that takes all models alike", action="Fuse the models once and probe the result.",
+        )  # fmt: skip
+    row.check_models(models)
+    row.check_base(base)
+
+
+def _given(**settings: Any) -> Record:
+    return {name: value for name, value in settings.items() if value}
 
 
 def walk(
@@ -76,6 +123,9 @@ def walk(
     *,
     name: str,
     method: str = "average",
+    base: Checkpoint | None = None,
+    seed: int = 0,
+    parameters: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
 ) -> None:
     """Visit the points in order and record the probes that are missing there."""
@@ -83,5 +133,5 @@ def walk(
         where = {"path": name, "weights": list(weights)}
         if all(run.find("measurement", probe=probe, **where) is not None for probe in probes):
             continue
-        resident.set_point(endpoints, weights, method)
+        resident.set_point(endpoints, weights, method, base=base, seed=seed, parameters=parameters)
         record_missing(run, resident, probes, say=say, **where)

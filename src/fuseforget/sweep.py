@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
 from fuseforget.data import read_examples
 from fuseforget.data.examples import find_source
 from fuseforget.errors import InputError
+from fuseforget.fuse import InPlace
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
 from fuseforget.knowledge.probes import in_labels_of, unique_names
-from fuseforget.methods import fuse_in_memory, get_method
-from fuseforget.models import Batch, describe_cut, encode_batches, label_names, load_classifier, max_tokens, predict, set_weights
+from fuseforget.models import (
+    Batch,
+    describe_cut,
+    encode_batches,
+    label_names,
+    load_classifier,
+    max_tokens,
+    predict,
+    set_weights,
+    weight_slots,
+)
 from fuseforget.records import Record, Run, encode_values, run_or_memory
 
-__all__ = ["Resident", "as_probes", "describe_inputs", "describe_sources", "measurement_fields", "probe", "record_missing"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Resident",
+    "as_probes",
+    "describe_inputs",
+    "describe_models",
+    "describe_sources",
+    "measurement_fields",
+    "probe",
+    "record_missing",
+]
 
 Say = Callable[[str], None]
+Logits = npt.NDArray[np.float32]
 
 
 class Resident:
@@ -37,22 +63,52 @@ class Resident:
         names = label_names(self._classifier.model)
         self._probes = {probe.name: in_labels_of(probe, str(template), names) for probe in probes}
         self._batches: dict[str, list[Batch]] = {}
+        self._planned: tuple[str, InPlace] | None = None  # the last point's fusion, by what it is
 
-    def set_point(self, endpoints: Sequence[Checkpoint], weights: Sequence[float], method: str = "average") -> None:
-        """Set the resident weights to a fusion of the endpoints, computed from the endpoints and never from the last point."""
-        row = get_method(method)
-        fused = {}
-        for name, info in endpoints[0].infos.items():
-            parts = [endpoint[name] for endpoint in endpoints]
-            fused[name] = fuse_in_memory(row, parts, weights, name=name) if info.floating else parts[0]
-        set_weights(self._classifier.model, fused)
+    def set_point(
+        self, endpoints: Sequence[Checkpoint], weights: Sequence[float] | None, method: str = "average", *,
+        base: Checkpoint | None = None, seed: int = 0, parameters: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Set the resident weights to a fusion of the endpoints, computed from the endpoints and never from the last point.
+
+        Args:
+            weights: one an endpoint, as ``fuse`` takes them; None: the method's default.
+            method, base, seed, parameters: as ``fuse`` takes them. A fusion that differs from the last point's in the weights
+                alone is not planned again.
+        """
+        read = [file for one in (*endpoints, *([] if base is None else [base])) for file in one.files]
+        stored = [
+            (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in read
+        ]  # a file that was replaced is another
+        key = repr((stored, method, base is None, seed, sorted((parameters or {}).items())))
+        if self._planned is None or self._planned[0] != key:
+            models = [one.path for one in endpoints]
+            fusion = InPlace(models, method, base=None if base is None else base.path, seed=seed, parameters=parameters)
+            self._planned = key, fusion
+        shared = [name for name in endpoints[0] if all(name in one.infos for one in endpoints)]
+        self._planned[1].into(self.tensors(shared), weights)
+
+    def set_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set the resident weights to these: a model that was computed in another way."""
+        set_weights(self._classifier.model, tensors)
+
+    def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The resident weights, not copied, by a checkpoint's names."""
+        return weight_slots(self._classifier.model, names)
+
+    def logits(self, name: str) -> Logits:
+        """Return the resident weights' logits on a probe's texts, examples x labels, float32."""
+        if name not in self._batches:
+            self._batches[name] = encode_batches(self._classifier, self._probes[name].texts)
+        return predict(self._classifier.model, self._batches[name], exact=self._exact)
+
+    def judge(self, name: str, scores: npt.ArrayLike) -> Measurement:
+        """Turn scores on a probe's texts, examples x labels, into its measurement, whatever model gave them."""
+        return measure(self._probes[name], scores)
 
     def ask(self, name: str) -> Measurement:
         """Measure one probe on the resident weights."""
-        probe = self._probes[name]
-        if name not in self._batches:
-            self._batches[name] = encode_batches(self._classifier, probe.texts)
-        return measure(probe, predict(self._classifier.model, self._batches[name], exact=self._exact))
+        return self.judge(name, self.logits(name))
 
     def cut(self, name: str) -> int:
         """How many texts of a probe that was asked are longer than the model can read."""
@@ -131,8 +187,7 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
     import json
 
     return {
-        "models": [c.source for c in checkpoints],
-        "model_sha256": [[file_sha256(file) for file in c.files] for c in checkpoints],
+        **describe_models(checkpoints),
         "probes": {
             p.name: {
                 "metric": p.metric,
@@ -141,6 +196,14 @@ def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) 
             }
             for p in probes
         },
+    }
+
+
+def describe_models(checkpoints: Sequence[Checkpoint]) -> Record:
+    """Which checkpoints these are: their sources, and the hashes of their weight files."""
+    return {
+        "models": [c.source for c in checkpoints],
+        "model_sha256": [[file_sha256(file) for file in c.files] for c in checkpoints],
     }
 
 

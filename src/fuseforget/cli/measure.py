@@ -35,14 +35,24 @@ def path(
     probes: Probes,
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     steps: Annotated[int, typer.Option(help="Equal steps from one model to another.")] = 10,
-    method: Annotated[str, typer.Option(help="A name from `fuseforget methods`.")] = "average",
+    method: Annotated[str, typer.Option(help="A name from `fuseforget methods`, of a method that takes weights.")] = "average",
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="The pretrained model, where the method takes one.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the method, as `fuse` takes it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of random methods.")] = 0,
     exact: Exact = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes at points between two models, or on the triangle of three."""
+    from fuseforget.cli.fuse import parse_parameters
     from fuseforget.paths import path as walk
 
-    _print(walk(models, probes, out, steps=steps, method=method, exact=exact, say=progress_lines()), ["weights"], as_json)
+    records = walk(
+        models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, say=progress_lines(),
+        **parse_parameters(param or []),
+    )  # fmt: skip
+    _print(records, ["weights"], as_json)
 
 
 def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:

@@ -8,16 +8,18 @@ results are those of the general way, to the bit: the same values are combined i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.checkpoint.writer import OutputFiles
 from fuseforget.fuse.plan import TensorPlan
 from fuseforget.fuse.sources import Scratch, Stored
 from fuseforget.methods.combination import Combination
 from fuseforget.methods.group import Range
+
+if TYPE_CHECKING:
+    from fuseforget.fuse.stream import Outputs
 
 __all__ = ["StoredGroup", "stored_group"]
 
@@ -55,7 +57,7 @@ class StoredGroup:
             check(products(rows[: self._models], rows[-1], centred, np.empty(0, self._wide), sums), start, stop)
         return sums
 
-    def combine(self, combination: Combination, span: Sequence[Range], outputs: OutputFiles, check: Check) -> None:
+    def combine(self, combination: Combination, span: Sequence[Range], outputs: Outputs, check: Check) -> None:
         """Write the span's values of a combination."""
         from fuseforget.methods.kernels_linear import combine
 

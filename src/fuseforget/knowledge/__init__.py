@@ -12,6 +12,7 @@ from fuseforget.knowledge.statistics import (
     mcnemar,
     mean_retention,
     retention,
+    sign_flip,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "measure",
     "read_probes_file",
     "retention",
+    "sign_flip",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "mean_retention",
     "resampled_means",
     "retention",
+    "sign_flip",
 ]
 
 RESAMPLES = 10_000
@@ -121,6 +122,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return [float(p) for p in adjusted]
+
+
+def sign_flip(groups: Sequence[npt.ArrayLike], *, seed: int = 0) -> float:
+    """Return the two-sided p-value that two models are equally good, from per-example differences between them.
+
+    A permutation test (Fisher 1935): were they equal, each difference might as well have the other sign. The statistic is the
+    mean over groups of examples of the mean difference. For one group of right-or-wrong values this is
+    :func:`mcnemar` but for the drawing of signs; unlike that it takes means over several models.
+
+    Args:
+        groups: the differences on each group's examples.
+    """
+    arrays = [_array([group])[0] for group in groups]
+    rng = np.random.default_rng([seed, sum(len(array) for array in arrays)])
+    draws = np.zeros(RESAMPLES)
+    for array in arrays:
+        # Differences of one size need not be told apart: of how many the sign is kept is binomial.
+        sizes, counts = np.unique(np.abs(array[array != 0]), return_counts=True)
+        for size, count in zip(sizes, counts, strict=True):
+            draws += size * (2 * rng.binomial(count, 0.5, RESAMPLES) - count) / len(array)
+    found = abs(sum(float(array.mean()) for array in arrays))
+    # Sums of the same numbers in another order differ in rounding: a draw as large as the statistic must count.
+    as_large = int(np.sum(np.abs(draws) >= found * (1 - 1e-9) - 1e-12))
+    return (1 + as_large) / (1 + RESAMPLES)
 
 
 def knows_more(specialist: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> bool:

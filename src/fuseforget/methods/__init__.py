@@ -12,13 +12,13 @@ from fuseforget.errors import InputError
 from fuseforget.methods.arcee import arcee_fusion
 from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
-from fuseforget.methods.method import Method, Parameter
+from fuseforget.methods.method import Method, Parameter, Value
 from fuseforget.methods.regmean import regmean
 from fuseforget.methods.spectral import iso_c, tsv_m
 from fuseforget.methods.sphere import karcher, model_stock, multislerp, nuslerp, slerp
 from fuseforget.methods.task_vectors import breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, sce, ties
 
-__all__ = ["METHODS", "Block", "Group", "InMemory", "Method", "Parameter", "fuse_in_memory", "get_method"]
+__all__ = ["METHODS", "Block", "Group", "InMemory", "Method", "Parameter", "Value", "fuse_in_memory", "get_method"]
 
 LAMBDA = Parameter("lambda", 1.0, "scale of the fused change")
 DENSITY = Parameter("density", 1.0, "share of each task vector that is kept", 0, 1, per_model=True)

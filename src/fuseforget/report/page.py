@@ -178,9 +178,13 @@ def repeat_command(description: Record) -> str:
     else:
         file = description.get("about", {}).get("probes_file", {}).get("path", "PROBES.yaml")
         words += [*settings["models"], "--probes", file]
-        for option in ("steps", "method"):
+        for option in ("steps", "method", "seed"):
             if option in settings:
                 words += [f"--{option}", str(settings[option])]
+        if "base" in settings:
+            words += ["--base", settings["base"]["models"][0]]
+        for name, value in settings.get("parameters", {}).items():
+            words += ["--param", f"{name}={json.dumps(value)}"]
         if settings.get("exact"):
             words.append("--exact")
     return shlex.join([*words, "-o", "RUN"])
