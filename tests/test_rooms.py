@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "train": {"errors", "checkpoint", "models", "data"},
     "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "data", "records"},
     "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "records", "sweep"},
+    "fisher": {"errors", "checkpoint", "models", "knowledge", "data"},
     "studies": ALL - {"cli", "report", "studies"},
     "report": {"errors", "records"},
     "cli": ALL,

@@ -77,7 +77,9 @@ class Fishers:
         self._differentiator.__enter__()
         if self._differentiator.slow:
             slow = sorted(self._differentiator.slow)
-            self._say(f"one backward pass an example for {len(slow)} tensors that layers share or use freely: {', '.join(slow[:4])}")
+            self._say(
+                f"one backward pass an example for {len(slow)} tensors that layers share or use freely: {', '.join(slow[:4])}"
+            )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -128,7 +130,9 @@ def _check(classifier: Classifier, texts: Sequence[str], labels: Sequence[int] |
     if labels_from != "given":
         return
     if labels is None or len(labels) != len(texts):
-        raise InputError("labels", expected=f"one for each of {len(texts)} texts", found="none" if labels is None else str(len(labels)))
+        raise InputError(
+            "labels", expected=f"one for each of {len(texts)} texts", found="none" if labels is None else str(len(labels))
+        )
     odd = [label for label in labels if not 0 <= int(label) < count]
     if odd:
         raise InputError("labels", expected=f"0 to {count - 1}, the model's", found=str(odd[0]))

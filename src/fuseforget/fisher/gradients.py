@@ -41,10 +41,10 @@ class Differentiator:
     modules of different sorts.
     """
 
-    def __init__(self, model: nn.Module, probe: Batch) -> None:
+    def __init__(self, model: Any, probe: Batch) -> None:
         """Args: probe: one example, or better two of different lengths."""
         self._model, self._probe = model, probe
-        self._parameters = dict(model.named_parameters())
+        self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._names = {id(p): name for name, p in self._parameters.items()}
         self._mode = "off"
         self._calls: list[Call] = []
@@ -222,7 +222,8 @@ class Differentiator:
         with torch.enable_grad():
             for name in names:
                 self._parameters[name].requires_grad_(True)
-                handles.append(self._parameters[name].register_post_accumulate_grad_hook(square(name)))
+                parameter: Any = self._parameters[name]
+                handles.append(parameter.register_post_accumulate_grad_hook(square(name)))
             try:
                 yield
             finally:

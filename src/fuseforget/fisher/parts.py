@@ -108,7 +108,7 @@ def add_squares(total: Tensor, parts: Sequence[Part]) -> None:
 
 
 def _add_outer(total: Tensor, rows: Tensor, columns: Tensor) -> None:
-    used = (rows != 0).any(-1)  # examples x uses; behind the token that is classified gradients are exactly zero
+    used = (rows != 0).any(-1)  # examples x uses; padding's gradients, and others that nothing reads, are exactly zero
     counts = used.sum(1)
     if int(counts.max()) <= 1:
         # (r (x) c)^2 = r^2 (x) c^2: one product for all examples.
@@ -117,20 +117,22 @@ def _add_outer(total: Tensor, rows: Tensor, columns: Tensor) -> None:
         total.addmm_(rows[each, picked].square().T, columns[each, picked].square())
         return
     height, width = total.shape
-    tiles = -(-height * width // TILE)
-    step = -(-height // tiles)
-    product = total.new_empty(min(step, height), width)
-    everything = rows.shape[1]
-    for number, count in enumerate(counts.tolist()):
-        r, c = rows[number], columns[number]
-        if count < everything:
-            kept = used[number].nonzero().squeeze(1)
-            r, c = r[kept], c[kept]
+    step = -(-height // -(-height * width // TILE))
+    product = total.new_empty(step, width)
+    for number, (first, end) in enumerate(_spans(used)):
+        r, c = rows[number, first:end], columns[number, first:end]
         for start in range(0, height, step):
             tile = total[start : start + step]
             out = product[: len(tile)]
             torch.mm(r[:, start : start + step].T, c, out=out)
             tile.addcmul_(out, out)
+
+
+def _spans(used: Tensor) -> list[tuple[int, int]]:
+    """For each example, from its first use to behind its last: what lies outside is zero."""
+    marks = used.int()
+    first, behind = marks.argmax(1), used.shape[1] - marks.flip(1).argmax(1)
+    return list(zip(first.tolist(), torch.where(used.any(1), behind, first).tolist(), strict=True))
 
 
 def _add_rows(total: Tensor, ids: Tensor, values: Tensor, ignored: int | None) -> None:
@@ -157,7 +159,7 @@ def _owned(module: nn.Module, weight: Part, bias: Callable[[int, int], Tensor], 
     return {"weight": weight} | ({} if module._parameters.get("bias") is None else {"bias": Dense(bias, examples)})
 
 
-def _layer_norm(module: nn.Module, x: Tensor, g: Tensor) -> dict[str, Part]:
+def _layer_norm(module: Any, x: Tensor, g: Tensor) -> dict[str, Part]:
     shape = module.normalized_shape
     scaled = nn.functional.layer_norm(x, shape, eps=module.eps) * g
 
@@ -186,8 +188,8 @@ def _differentiate(use: Use, name: str) -> Callable[[int, int], Tensor]:
             args[place] = value.unsqueeze(0)
         for key, value in zip(keys, inputs[len(places) :], strict=True):
             kwargs[key] = value.unsqueeze(0)
-        _, back = vjp(lambda p: functional_call(module, {name: p}, tuple(args), kwargs).squeeze(0), parameter.detach())
-        result: Tensor = back(gradient)[0]
+        called: Any = vjp(lambda p: functional_call(module, {name: p}, tuple(args), kwargs).squeeze(0), parameter.detach())
+        result: Tensor = called[1](gradient)[0]
         return result
 
     def make(first: int, end: int) -> Tensor:
@@ -207,6 +209,6 @@ def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
-def _ignored(module: nn.Module) -> int | None:
+def _ignored(module: Any) -> int | None:
     index = module.padding_idx
     return None if index is None else int(index)
