@@ -75,8 +75,8 @@ class Fishers:
             self._say(note)
         self._differentiator = Differentiator(self._classifier.model, self._probe())
         self._differentiator.__enter__()
-        if self._differentiator.slow:
-            slow = sorted(self._differentiator.slow)
+        slow = self.slow
+        if slow:
             self._say(
                 f"one backward pass an example for {len(slow)} tensors that layers share or use freely: {', '.join(slow[:4])}"
             )
@@ -84,6 +84,11 @@ class Fishers:
 
     def __exit__(self, *error: object) -> None:
         self._differentiator.__exit__(None, None, None)
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """The parameters that take a backward pass an example, since several layers share or use them freely."""
+        return tuple(sorted(self._differentiator.slow))
 
     def of(self, rows: Sequence[int]) -> Fisher:
         """The Fisher over the texts at these rows."""

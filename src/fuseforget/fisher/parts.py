@@ -6,6 +6,7 @@ all. Where a parameter is used several times, the parts of an example are added 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -59,7 +60,7 @@ class Use:
     gradient: Tensor
 
 
-def kind_of(module: nn.Module) -> type[Part]:
+def kind_of(module: Any) -> type[Part]:
     """The sort of part that the module's weight has."""
     forward = type(module).forward
     if set(module._parameters) <= {"weight", "bias"}:
@@ -194,7 +195,10 @@ def _differentiate(use: Use, name: str) -> Callable[[int, int], Tensor]:
 
     def make(first: int, end: int) -> Tensor:
         inputs = [*(use.args[place] for place in places), *(use.kwargs[key] for key in keys)]
-        result: Tensor = vmap(one)(use.gradient[first:end], *(value[first:end] for value in inputs))
+        with warnings.catch_warnings():
+            # Where an operation has no batched form its examples go one by one: slower, and the same.
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            result: Tensor = vmap(one)(use.gradient[first:end], *(value[first:end] for value in inputs))
         return result
 
     return make
