@@ -130,6 +130,7 @@ def test_batches_and_padding_change_nothing(architecture, tokenizer):
 
 def test_the_expected_fisher_weighs_every_label_and_the_sampled_one_tends_to_it(tokenizer):
     classifier = build("Bert", tokenizer, dtype=torch.float64)
+    classifier.model.eval()
     with torch.no_grad():
         p = [
             classifier.model(input_ids=torch.tensor([classifier.tokenizer(t)["input_ids"]])).logits[0].softmax(-1).tolist()
@@ -158,6 +159,7 @@ def test_a_model_is_left_as_it_was(tokenizer):
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["classifier.bias"]
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
     assert not any(module._forward_hooks for module in model.modules())
+    model.requires_grad_()
     assert_same(found, oracle(classifier, one_hot(LABELS)), 1e-5, 1e-12)
 
 
@@ -322,8 +324,8 @@ def test_layers_and_kinds_are_read_off_names():
     assert list(kinds_of(names).values()) == kinds
     llama = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight", "score.weight"]
     assert list(layers_of(llama).values()) == ["embeddings", "layer 0", "norm", "score"]
-    t5 = ["transformer.shared.weight", "transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
-          "transformer.decoder.block.0.layer.1.EncDecAttention.q.weight", "transformer.encoder.final_layer_norm.weight"]  # fmt: skip
+    query, cross = "encoder.block.0.layer.0.SelfAttention.q.weight", "decoder.block.0.layer.1.EncDecAttention.q.weight"
+    t5 = [f"transformer.{name}" for name in ("shared.weight", query, cross, "encoder.final_layer_norm.weight")]
     assert list(layers_of(t5).values()) == ["embeddings", "encoder.block.0", "decoder.block.0", "final_layer_norm"]
     assert kinds_of(t5)[t5[1]] == "layer.SelfAttention.q"
 
