@@ -104,7 +104,8 @@ def _overlap_table(facts: FisherFacts) -> Table:
         "Fisher overlap of pairs of specialists (Table 4)",
         ["pair", "shared", "unshared", "on the first's shortcut", "on the second's", "each on its own"], rows,
         "Sum of sqrt(F1 F2), each Fisher with unit trace: 1 is the same weights, 0 is none in common. Shared: on the "
-        "task's texts. Unshared: both models on the texts of one shortcut with reversed labels, mean of both shortcuts. The last column has "
+        "task's texts. Unshared: both models on the texts of one shortcut with reversed labels, mean of both shortcuts. The last "
+        "column has "
         "each model on its own shortcut's texts. In brackets: 95 % intervals, jackknife over folds of examples.",
     )  # fmt: skip
 

@@ -107,7 +107,7 @@ def _sets(settings: FisherStudy, source: Path, begun: Record, rules: Sequence[st
         raise InputError(
             before["data"] or "the tiny scale's texts",
             expected=f"the validation texts of {source}",
-            found="others (by their hash)",
+            found="others, by their hash",
         )
     taken = texts.sample(min(settings.examples, len(texts)), settings.seed)
     sets = {TASK: taken}
