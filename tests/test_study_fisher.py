@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,7 @@ def test_a_shortcut_that_was_not_learned_is_not_judged(source, tmp_path):
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
     assert "cannot be judged" in page
     assert "Not learned by their specialist" in page
+    assert re.search(r"of [01] pairs whose shortcuts were both learned", page)
 
 
 def test_what_is_no_finished_study_is_refused(source, tmp_path):
