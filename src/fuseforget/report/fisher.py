@@ -192,8 +192,8 @@ def _headline(facts: FisherFacts) -> list[str]:
     judged = [record for pair, record in facts.table.items() if not set(pair) & set(facts.unlearned)]
     more = sum(record["difference"]["low"] > 0 for record in judged)
     lines = [
-        f"{more} of {len(judged)} pairs whose shortcuts were both learned overlap more on what they share (the task) than on what "
-        "they do not (95 %)."
+        f"{more} of {len(judged)} pairs whose shortcuts were both learned overlap more on what they share (the task) than "
+        "on what they do not (95 %)."
     ]
     if facts.unlearned:
         lines.append(f"Not learned by their specialist: {', '.join(map(facts.title, facts.unlearned))}.")
