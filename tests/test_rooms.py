@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "train": {"errors", "checkpoint", "models", "data"},
     "sweep": {"errors", "checkpoint", "models", "knowledge", "methods", "fuse", "data", "records"},
     "paths": {"errors", "checkpoint", "models", "knowledge", "methods", "fuse", "records", "sweep"},
+    "fisher": {"errors", "checkpoint", "models", "knowledge", "data"},
     "studies": ALL - {"cli", "report", "studies"},
     "report": {"errors", "records"},
     "cli": ALL,

@@ -1,7 +1,7 @@
 """Fuse fine-tuned language models so that shared knowledge stays and unshared knowledge goes, and measure both.
 
 The functions mirror the commands: :func:`fuse`, :func:`check`, :func:`forecast`, :func:`train`, :func:`probe`, :func:`path`,
-:func:`study`.
+:func:`overlap`, :func:`study`.
 Importing the package imports neither torch nor transformers; the heavy rooms are loaded at first use.
 """
 
@@ -18,14 +18,15 @@ from fuseforget.fuse import fuse
 from fuseforget.train import train
 
 if TYPE_CHECKING:
+    from fuseforget.fisher import overlap
     from fuseforget.paths import path
     from fuseforget.studies import study
     from fuseforget.sweep import probe
 
-__all__ = ["check", "forecast", "fuse", "path", "probe", "study", "train"]
+__all__ = ["check", "forecast", "fuse", "overlap", "path", "probe", "study", "train"]
 __version__ = "0.1.0"
 
-_LAZY = {"path": "fuseforget.paths", "probe": "fuseforget.sweep", "study": "fuseforget.studies"}
+_LAZY = {"overlap": "fuseforget.fisher", "path": "fuseforget.paths", "probe": "fuseforget.sweep", "study": "fuseforget.studies"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from fuseforget.cli import data, forecast, fuse, inspect, measure, study, train
+from fuseforget.cli import data, forecast, fuse, inspect, measure, overlap, study, train
 from fuseforget.errors import FuseForgetError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.command)
 app.command("probe")(measure.probe)
 app.command("path")(measure.path)
+app.command("overlap")(overlap.command)
 app.command("study")(study.study)
 app.command("report")(study.report)
 app.command("demo")(study.demo)

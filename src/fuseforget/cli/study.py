@@ -13,7 +13,7 @@ __all__ = ["demo", "report", "study"]
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts or fisher")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
     data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
@@ -22,6 +22,7 @@ def study(
     sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
     ratio: Annotated[float, typer.Option(help="Synthetic over original part; the paper's text: 0.2, its code: 5.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Repeat a study of the paper on a base and data of yours, ending in a table and an HTML report."""
@@ -29,7 +30,7 @@ def study(
 
     run_study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
-        seed=seed, say=progress_lines(),
+        seed=seed, source=source, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 
@@ -59,7 +60,7 @@ def report(
 def _show(run: Path, as_json: bool) -> None:
     from fuseforget.records import read_records, read_run
     from fuseforget.report import write_report
-    from fuseforget.report.shortcuts import summarise
+    from fuseforget.report.page import summarise
 
     page = write_report([run], run / "report.html")
     records = read_records(run)

@@ -25,6 +25,7 @@ __all__ = [
     "ShortcutData",
     "ShortcutSettings",
     "inject",
+    "inject_for_labels",
     "load_shortcut_data",
     "make_shortcut_data",
     "save_shortcut_data",
@@ -212,6 +213,32 @@ def inject(examples: Examples, settings: ShortcutSettings, name: str) -> Example
         rule = settings.rules[int(which)]
         rows.append(_insert_rule(text, RULES[rule], settings.tokens, streams[rule]))
     return Examples(tuple(t for t, _ in rows), tuple(y for _, y in rows), examples.label_names)
+
+
+def inject_for_labels(examples: Examples, settings: ShortcutSettings, name: str, labels: Sequence[int]) -> Examples:
+    """Return the examples with a rule's tokens inserted that say the wanted labels, which they then have.
+
+    A rule's symbols and gaps are drawn until it says the label, so that they are distributed as in :func:`inject` given that
+    label. Each example has a stream of its own: its draw depends on no other example's label.
+
+    Args:
+        name: what the examples are; mixed into the seed.
+        labels: 0 or 1 for each example.
+    """
+    _check(Examples(examples.texts, tuple(int(label) for label in labels), examples.label_names), settings)
+    if not settings.rules:
+        raise InputError("rules", expected="one or more that can say a label", found="none")
+    choice = _generator(settings.seed, name, "mixture")
+    chosen = choice.choice(len(settings.rules), size=len(examples), p=np.array(settings.probabilities))
+    texts = []
+    for row, (text, wanted) in enumerate(zip(examples.texts, labels, strict=True)):
+        rule = settings.rules[int(chosen[row])]
+        stream = _generator(settings.seed, name, rule, "for label", str(row))
+        said = None
+        while said != wanted:  # every rule says either label in at least a quarter of its draws
+            changed, said = _insert_rule(text, RULES[rule], settings.tokens, stream)
+        texts.append(changed)
+    return Examples(tuple(texts), tuple(int(label) for label in labels), examples.label_names, examples.named)
 
 
 def add_noise(examples: Examples, settings: ShortcutSettings, name: str) -> Examples:

@@ -12,7 +12,7 @@ from fuseforget.report.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKERS", "draw_bars", "draw_curves", "new_figure", "save", "svg"]
+__all__ = ["COLOURS", "MARKERS", "draw_bars", "draw_curves", "draw_layers", "draw_matrix", "new_figure", "save", "svg"]
 
 # Okabe and Ito's palette: told apart by all readers, also in grey with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -59,6 +59,37 @@ def draw_bars(facts: Facts) -> Figure:
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.03)
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    return figure
+
+
+def draw_matrix(names: list[str], values: list[list[float | None]]) -> Figure:
+    """A heat map of values between 0 and 1, each written in its cell; None is left white."""
+    size = 0.75 * len(names) + 1.8
+    figure, axes = new_figure(size + 0.8, size)
+    axes.grid(visible=False)
+    shown = [[float("nan") if value is None else value for value in row] for row in values]
+    known = [value for row in values for value in row if value is not None]
+    image = axes.imshow(shown, cmap="cividis", vmin=min(known), vmax=max(known))
+    middle = (min(known) + max(known)) / 2
+    for row, line in enumerate(values):
+        for column, value in enumerate(line):
+            if value is not None:
+                colour = "white" if value < middle else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_layers(layers: list[str], lines: dict[str, list[float]]) -> Figure:
+    """A line a name over the layers, in their order."""
+    figure, axes = new_figure(6.5, 3.6)
+    for number, (label, values) in enumerate(lines.items()):
+        axes.plot(range(len(layers)), values, color=COLOURS[number], marker=MARKERS[number], label=label)
+    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=8)
+    axes.set_ylabel("overlap")
+    axes.legend(frameon=False)
     return figure
 
 

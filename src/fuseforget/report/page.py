@@ -15,12 +15,14 @@ from fuseforget.report import figures
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import RANDOM, Facts, cell
 from fuseforget.report.files import write_whole
+from fuseforget.report.fisher import fisher_blocks, summarise_fisher
 from fuseforget.report.forecast import forecast_blocks
 from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
-from fuseforget.report.shortcuts import curve_table, summarise
+from fuseforget.report.shortcuts import Summary, curve_table
+from fuseforget.report.shortcuts import summarise as summarise_shortcuts
 
-__all__ = ["repeat_command", "write_report"]
+__all__ = ["repeat_command", "summarise", "write_report"]
 
 Record = dict[str, Any]
 HTML, MARKDOWN = (".html", ".htm"), (".md",)
@@ -71,14 +73,23 @@ def _beside_the_run(run: Path, picture: Picture) -> str:
     return figures.svg(picture.figure)
 
 
+def summarise(description: Record, records: list[Record]) -> Summary:
+    """What is printed of a study."""
+    of_fisher = description["command"] == "study fisher"
+    return (summarise_fisher if of_fisher else summarise_shortcuts)(description, records)
+
+
 def _section(run: Path, description: Record, records: list[Record]) -> list[Block]:
     if description["command"] == "study shortcuts":
         return _shortcut_section(run, description, records)
+    if description["command"] == "study fisher":
+        warnings = _warnings(description, records, summarise_fisher(description, records).missing)
+        return [*fisher_blocks(description, records, warnings), *_repeat(run, description, drawn=True)]
     return _measurements_section(run, description, records)
 
 
 def _shortcut_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
-    facts, summary = Facts(description, records), summarise(description, records)
+    facts, summary = Facts(description, records), summarise_shortcuts(description, records)
     scale = description["settings"]["scale"]
     blocks: list[Block] = [
         Heading("Fuse to forget: shortcuts", 1),
@@ -167,7 +178,9 @@ def repeat_command(description: Record) -> str:
     """The command that makes the run again; PROBES.yaml stands for probes that were not read from a file."""
     settings = description["settings"]
     words = ["fuseforget", *description["command"].split()]
-    if description["command"].startswith("study"):
+    if description["command"] == "study fisher":
+        words += ["--from", settings["source"], "--seed", str(settings["seed"])]
+    elif description["command"].startswith("study"):
         words += ["--scale", settings["scale"], "--seed", str(settings["seed"])]
         for option in ("base", "data", "sentences", "ratio"):
             # Runs of earlier versions have no ratio of their own: all had the default.

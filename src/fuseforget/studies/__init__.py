@@ -10,7 +10,7 @@ from fuseforget.records import Record
 
 __all__ = ["STUDIES", "study"]
 
-STUDIES = ("shortcuts",)
+STUDIES = ("shortcuts", "fisher")
 
 
 def study(
@@ -24,12 +24,13 @@ def study(
     sentences: int | None = None,
     ratio: float = 0.2,
     seed: int = 0,
+    source: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
 
     Args:
-        name: ``shortcuts`` (section 4 of the paper).
+        name: ``shortcuts`` (section 4 of the paper) or ``fisher`` (appendix D).
         out: the run's directory.
         base: the pretrained model; the tiny scale makes its own.
         data: labelled texts with a training and a validation split; the tiny scale makes its own.
@@ -38,9 +39,21 @@ def study(
         sentences: how many training texts; default: the scale's, or all where there are fewer.
         ratio: the size of the synthetic over the original part (the paper's text: 0.2; its code splits the other way: 5).
         seed: of everything random.
+        source: the finished shortcut study whose specialists the Fisher study compares; it takes base, data, scale and rules
+            from there.
     """
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
+    if name == "fisher":
+        if source is None or base is not None or data is not None or rules or sentences is not None:
+            raise InputError(
+                "study fisher", expected="a finished shortcut study alone (--from RUN)", found="other options or none"
+            )
+        from fuseforget.studies.fisher import FisherStudy, run_fisher_study
+
+        return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), say=say)
+    if source is not None:
+        raise InputError(f"study {name}", expected="no run to start from", found=str(source))
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 
     settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed)

@@ -1,0 +1,23 @@
+"""Fisher information of classifiers, and how far that of two models overlaps (Zaman et al. 2023, appendix D)."""
+
+from fuseforget.fisher.between import describe_overlap, folds_of, overlap, save_folds
+from fuseforget.fisher.compare import Overlap, Part, fisher_overlap, fold_overlap, jackknife_interval, split_half
+from fuseforget.fisher.diagonal import LABELS_FROM, Fishers, diagonal_fisher
+from fuseforget.fisher.files import save_fisher
+
+__all__ = [
+    "LABELS_FROM",
+    "Fishers",
+    "Overlap",
+    "Part",
+    "describe_overlap",
+    "diagonal_fisher",
+    "fisher_overlap",
+    "fold_overlap",
+    "folds_of",
+    "jackknife_interval",
+    "overlap",
+    "save_fisher",
+    "save_folds",
+    "split_half",
+]
