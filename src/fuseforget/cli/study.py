@@ -21,6 +21,9 @@ def study(
     rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
     sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
     ratio: Annotated[float, typer.Option(help="Synthetic over original part; the paper's text: 0.2, its code: 5.")] = 0.2,
+    part: Annotated[
+        list[str] | None, typer.Option(help="pairs, shared, triangle or growth; a finished run can be asked for more.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -29,7 +32,7 @@ def study(
 
     run_study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
-        seed=seed, say=progress_lines(),
+        parts=tuple(part) if part else None, seed=seed, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 

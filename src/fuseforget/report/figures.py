@@ -12,7 +12,7 @@ from fuseforget.report.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_bars", "draw_curves", "save", "svg"]
+__all__ = ["COLOURS", "blank_figure", "draw_bars", "draw_curves", "save", "svg"]
 
 # Okabe and Ito's palette: told apart by all readers, also in grey with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -80,7 +80,8 @@ def _render(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure without axes, sizes in inches, that needs no display."""
     # The object interface: pyplot would pick a display and keep every figure alive.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,6 +90,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     matplotlib.rcParams["svg.hashsalt"] = "fuseforget"
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure = blank_figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#ddd", linewidth=0.6)

@@ -24,6 +24,7 @@ def study(
     sentences: int | None = None,
     ratio: float = 0.2,
     seed: int = 0,
+    parts: tuple[str, ...] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
@@ -38,10 +39,12 @@ def study(
         sentences: how many training texts; default: the scale's, or all where there are fewer.
         ratio: the size of the synthetic over the original part (the paper's text: 0.2; its code splits the other way: 5).
         seed: of everything random.
+        parts: what to do besides the fused model: ``pairs``, ``shared``, ``triangle``, ``growth``; default: the scale's. A run
+            may be asked for more of them later.
     """
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 
-    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed)
+    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed, parts=parts)
     return run_shortcut_study(settings, Path(out), say=say)

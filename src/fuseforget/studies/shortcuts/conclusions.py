@@ -9,18 +9,16 @@ import numpy.typing as npt
 
 from fuseforget.knowledge import check_bound, holm, knows_more, mcnemar, mean_retention, retention
 from fuseforget.records import Run, decode_values
-from fuseforget.studies.shortcuts.settings import TASK, ShortcutStudy
+from fuseforget.studies.shortcuts.settings import SHARED, TASK, ShortcutStudy
 
-__all__ = ["conclude"]
+__all__ = ["conclude", "conclude_shared", "values_of"]
 
 Values = npt.NDArray[np.float64]
 
 
 def conclude(run: Run, settings: ShortcutStudy) -> None:
     """Derive retention, tests and the bound of Eq. 2 from the measurements' per-example values."""
-    values = {
-        (r["model"], r["probe"]): decode_values(r["values"]) for r in run.records if r["kind"] == "measurement" and "model" in r
-    }
+    values = values_of(run)
     conclude_retention(run, settings, values)
     others = [*settings.rules, "full", "control"]
     raw = [mcnemar(values["fused", TASK], values[other, TASK]) for other in others]
@@ -32,6 +30,25 @@ def conclude(run: Run, settings: ShortcutStudy) -> None:
         if run.find("bound", probe=probe) is None:
             bound = check_bound(values["fused", probe], [values[rule, probe] for rule in settings.rules])
             run.add("bound", probe=probe, model="fused", **asdict(bound))
+
+
+def values_of(run: Run) -> dict[tuple[str, str], Values]:
+    """Per-example values by model and probe."""
+    found = [r for r in run.records if r["kind"] == "measurement" and "model" in r]
+    return {(r["model"], r["probe"]): decode_values(r["values"]) for r in found}
+
+
+def conclude_shared(run: Run) -> None:
+    """Record for each of the two models of Fig. 3 whether it learned both of its rules, seen on each pure rule's probe."""
+    values = values_of(run)
+    for model, rules in SHARED.items():
+        for rule in rules:
+            if run.find("learned", model=model, rule=rule) is None:
+                known, control = values[model, rule], values["control", rule]
+                learned = knows_more(known, control)
+                run.add(
+                    "learned", model=model, rule=rule, learned=learned, value=float(known.mean()), control=float(control.mean())
+                )
 
 
 def conclude_retention(run: Run, settings: ShortcutStudy, values: dict[tuple[str, str], Values]) -> None:

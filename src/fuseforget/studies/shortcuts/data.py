@@ -12,7 +12,7 @@ from fuseforget.data.shortcuts import load_shortcut_data, save_shortcut_data
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Probe
 from fuseforget.records import Record, Run
-from fuseforget.studies.shortcuts.settings import TASK, ShortcutStudy
+from fuseforget.studies.shortcuts.settings import SHARED, TASK, ShortcutStudy
 from fuseforget.studies.tiny import make_tiny_text
 from fuseforget.sweep import describe_inputs
 
@@ -36,6 +36,7 @@ def read_texts(settings: ShortcutStudy, say: Say) -> dict[str, Examples]:
 def describe(settings: ShortcutStudy, texts: dict[str, Examples], base: Checkpoint) -> Record:
     """The settings that make the run again, with hashes of its inputs; sentences is how many there were."""
     described = asdict(settings)
+    del described["parts"], described["pairs"]  # what a run was asked for is in its records, and may grow
     wanted = described.pop("scale_sentences")
     if settings.sentences is None and wanted is not None:
         described["sentences"] = len(texts["train"])
@@ -58,20 +59,24 @@ def make_data(settings: ShortcutStudy, texts: dict[str, Examples], out: Path) ->
             texts["train"],
             texts["validation"],
             ShortcutSettings(
-                rules=() if name == "control" else (name,),
+                rules=SHARED.get(name, () if name == "control" else (name,)),
                 ratio=settings.ratio,
                 validation=settings.validation,
                 seed=settings.seed,
             ),
         )
-        for name in (*settings.rules, "control")
+        for name in _names(settings)
         if not (out / "data" / name).is_dir()
     }
 
 
+def _names(settings: ShortcutStudy) -> tuple[str, ...]:
+    return (*settings.rules, "control", *(SHARED if "shared" in settings.parts else ()))
+
+
 def save_data(run: Run, settings: ShortcutStudy, made: dict[str, ShortcutData]) -> dict[str, ShortcutData]:
     data = {}
-    for name in (*settings.rules, "control"):
+    for name in _names(settings):
         directory = run.path / "data" / name
         if name in made:
             with atomic_directory(directory) as partial:
@@ -91,12 +96,21 @@ def save_data(run: Run, settings: ShortcutStudy, made: dict[str, ShortcutData]) 
 
 
 def probes_of(data: dict[str, ShortcutData], rules: Sequence[str]) -> list[Probe]:
-    """A probe for each rule's synthetic validation set, and one for the task."""
+    """A probe for each rule's synthetic validation set, and one for the task.
+
+    One for the task, since all rules' original sets hold the same examples: split and noise depend on the seed alone. What
+    the paper measures on each of them (Fig. 8b, d, f) is measured once.
+
+    Raises:
+        InputError: the rules' original sets are not the same.
+    """
     probes = []
+    original = data[rules[0]].original
     for rule in rules:
         synthetic = data[rule].synthetic
         if synthetic is None:
             raise InputError(f"data of {rule}", expected="a synthetic validation set", found="none")
+        if data[rule].original.sha256 != original.sha256:
+            raise InputError(f"data of {rule}", expected=f"the original validation set of {rules[0]}", found="another")
         probes.append(Probe(rule, synthetic.texts, synthetic.labels))
-    original = data[rules[0]].original
     return [*probes, Probe(TASK, original.texts, original.labels)]

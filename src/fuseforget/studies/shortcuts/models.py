@@ -11,11 +11,11 @@ from fuseforget.data import Examples, ShortcutData, ShortcutSettings
 from fuseforget.fuse import fuse
 from fuseforget.models import prepare_start, random_like
 from fuseforget.records import Record, Run
-from fuseforget.studies.shortcuts.settings import RANDOM, ShortcutStudy, base_of
+from fuseforget.studies.shortcuts.settings import RANDOM, SHARED, ShortcutStudy, base_of
 from fuseforget.train import TrainSettings
 from fuseforget.train.trainer import fine_tune
 
-__all__ = ["fuse_specialists", "make_random", "make_start", "train_all", "train_one"]
+__all__ = ["fuse_specialists", "make_random", "make_start", "train_all", "train_shared"]
 
 DISTANCES_OF = ("st", "op", "or", "tic")  # the models whose distances the random model has (appendix C.2)
 Say = Callable[[str], None]
@@ -46,6 +46,12 @@ def train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], 
     train_one(run, "full", combined, None, full, say)
 
 
+def train_shared(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    """Train the two models of Fig. 3 as the specialists are, each until it knows its own mixture of two rules."""
+    for name in SHARED:
+        train_one(run, name, data[name].train, data[name].synthetic, settings.train, say)
+
+
 def train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
     model = run.path / "models" / name
     if not model.is_dir():
@@ -64,7 +70,7 @@ def result_of(run: Run, name: str) -> Record:
 
 def make_random(run: Run, settings: ShortcutStudy) -> None:
     """Make the random model of appendix C.2; whose distances it has is a fact of the run."""
-    if not any(RANDOM in pair for pair in settings.pairs):
+    if "pairs" not in settings.parts or not any(RANDOM in pair for pair in settings.pairs):
         return
     models = run.path / "models"
     made = (models / RANDOM).is_dir()

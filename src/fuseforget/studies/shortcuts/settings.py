@@ -11,12 +11,23 @@ from fuseforget.errors import InputError
 from fuseforget.studies.tiny import TINY_BASE, TINY_SCALE
 from fuseforget.train import TrainSettings
 
-__all__ = ["PAPER_RULES", "RANDOM", "RATIO", "SCALES", "TASK", "ShortcutStudy", "base_of", "settings_for"]
+__all__ = [
+    "PARTS", "RANDOM", "RATIO", "SCALES", "SHARED", "TASK", "TRIANGLE", "ShortcutStudy", "base_of", "left_out", "settings_for",
+]  # fmt: skip
 
 PAPER_RULES = ("st", "op", "tic", "or", "and", "mt", "lt")
 TASK = "task"  # the name of the original validation set's probe
 RANDOM = "random"  # the name of the random model
 RATIO = ShortcutSettings().ratio
+SHARED = {"tic+op": ("tic", "op"), "tic+or": ("tic", "or")}  # Fig. 3: models of two rules each, one of them in both
+TRIANGLE = ("st", "op", "or")  # Fig. 7 and 8
+# The parts of a study, and the rules that each needs. (The comparison of fusion methods, `methods`, becomes a row here.)
+PARTS: dict[str, tuple[str, ...]] = {"pairs": (), "shared": ("tic", "op", "or"), "triangle": TRIANGLE, "growth": ()}
+LEAST_GROWING = 3  # specialists: with two there is one number of fused models
+PAPER_PAIRS = (
+    ("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st"),  # Fig. 2
+    ("op", "random"), ("tic", "random"), ("or", "random"), ("tic", "or"), ("st", "or"), ("op", "or"),  # Fig. 6
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,9 @@ class ShortcutStudy:
             two parts of ``train_test_split(test_size=1/6)`` in order and so makes five sixths synthetic, a ratio of 5. At
             0.2 a lone tau contradicts a text's sentiment less often in the synthetic part than in the noise of the
             original part, and ST and MT cannot be learned to 1.0; at 5 they can.
-        steps: steps of an interpolation.
+        steps: steps of an edge, of a line and of the triangle.
+        parts: what is done besides the fused model, names in :data:`PARTS`. They and the pairs do not make a run another: a
+            finished run can be asked for more.
     """
 
     scale: str
@@ -52,21 +65,23 @@ class ShortcutStudy:
     ratio: float = RATIO
     steps: int = 10
     seed: int = 0
+    parts: tuple[str, ...] = tuple(PARTS)
 
 
 SCALES = {
     # Rules that the tiny base learns to .95 within four epochs (LT and XOR take it longer), in under three minutes.
     "tiny": ShortcutStudy(
-        "tiny", None, None, TINY_SCALE.rules, (("op", "tic"), ("or", "and")), None, TINY_SCALE.train, 1, "both"
+        "tiny", None, None, TINY_SCALE.rules, (("op", "tic"), ("or", "and")), None, TINY_SCALE.train, 1, "both",
+        parts=("pairs",),
     ),
     # 12,000 SST-2 sentences are enough for MiniLM to learn a rule in an epoch; the second takes the specialists further
     # apart, as the paper's longer training does. both: 872 examples a probe, not 145.
     "small": ShortcutStudy(
-        "small", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), 12_000,
+        "small", None, None, PAPER_RULES, PAPER_PAIRS, 12_000,
         TrainSettings(max_epochs=3, min_epochs=2, learning_rate=5e-5, warmup=0.06), 1, "both",
     ),
     "paper": ShortcutStudy(
-        "paper", None, None, PAPER_RULES, (("st", "random"), ("op", "tic"), ("op", "st"), ("tic", "st")), None,
+        "paper", None, None, PAPER_RULES, PAPER_PAIRS, None,
         TrainSettings(max_epochs=3, learning_rate=2e-5, batch_size=8), 1, "split",
     ),
 }  # fmt: skip
@@ -81,8 +96,13 @@ def settings_for(
     sentences: int | None = None,
     ratio: float = RATIO,
     seed: int = 0,
+    parts: Sequence[str] | None = None,
 ) -> ShortcutStudy:
-    """Return a scale's settings with the user's base, data and choices put in, or raise InputError."""
+    """Return a scale's settings with the user's base, data and choices put in, or raise InputError.
+
+    Of the scale's own parts those are left out that the chosen rules do not allow (:func:`left_out` names them); one that is
+    asked for by name is refused then.
+    """
     if scale not in SCALES:
         raise InputError("scale", expected=f"one of {', '.join(SCALES)}", found=repr(scale))
     settings = SCALES[scale]
@@ -95,6 +115,7 @@ def settings_for(
     ShortcutSettings(rules=chosen, ratio=ratio)  # refuses unknown names and what is no ratio
     if len(chosen) < 2 or len(set(chosen)) != len(chosen):
         raise InputError("rules", expected="two or more different ones", found=", ".join(chosen))
+    asked = _parts(parts, chosen) if parts else tuple(part for part in settings.parts if _lacking(part, chosen) is None)
     known = {*chosen, RANDOM}
     return replace(
         settings,
@@ -106,7 +127,35 @@ def settings_for(
         ratio=ratio,
         train=replace(settings.train, seed=seed),
         seed=seed,
+        parts=asked,
     )
+
+
+def left_out(settings: ShortcutStudy) -> list[str]:
+    """The scale's parts that the rules do not allow, and why, a line each."""
+    found = {part: _lacking(part, settings.rules) for part in SCALES[settings.scale].parts}
+    return [f"no {part}: it needs {lacking}" for part, lacking in found.items() if lacking]
+
+
+def _parts(parts: Sequence[str], rules: Sequence[str]) -> tuple[str, ...]:
+    """The parts asked for, in the order in which they are done."""
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise InputError("part", expected=f"one of {', '.join(PARTS)}", found=", ".join(unknown))
+    for part in parts:
+        lacking = _lacking(part, rules)
+        if lacking:
+            raise InputError(f"part {part}", expected=lacking, found=", ".join(rules))
+    return tuple(part for part in PARTS if part in parts)
+
+
+def _lacking(part: str, rules: Sequence[str]) -> str | None:
+    """What a part needs that the rules do not give; None where they do."""
+    if not set(PARTS[part]) <= set(rules):
+        return f"the rules {', '.join(PARTS[part])}"
+    if part == "growth" and len(rules) < LEAST_GROWING:
+        return f"{LEAST_GROWING} rules or more"
+    return None
 
 
 def base_of(settings: ShortcutStudy) -> str | Path:
