@@ -30,7 +30,7 @@ Subset = tuple[str, ...]
 def chosen_subsets(rules: Sequence[str], seed: int, most: int = MOST_SUBSETS) -> list[Subset]:
     """Every subset of two rules or more, by size; of a size with more than ``most``, a sample with each rule equally often.
 
-    The sample is drawn from the seed: one subset after the other, each time one whose rules were used least so far.
+    The sample is drawn from the seed, then evened out.
     """
     chosen: list[Subset] = []
     for size in range(2, len(rules) + 1):
@@ -40,15 +40,20 @@ def chosen_subsets(rules: Sequence[str], seed: int, most: int = MOST_SUBSETS) ->
 
 
 def _even_sample(every: Sequence[Subset], rules: Sequence[str], most: int, rng: np.random.Generator) -> list[Subset]:
-    shuffled = [every[i] for i in rng.permutation(len(every))]
-    used = dict.fromkeys(rules, 0)
-    sample: list[Subset] = []
-    for _ in range(most):
-        best = min((s for s in shuffled if s not in sample), key=lambda s: sum(2 * used[rule] + 1 for rule in s))
-        sample.append(best)
-        for rule in best:
-            used[rule] += 1
-    return sorted(sample, key=every.index)
+    """A sample of subsets of one size in which no rule is used more than once more often than another."""
+    sample = {every[i] for i in rng.permutation(len(every))[:most]}
+    while True:
+        used = {rule: sum(rule in subset for subset in sample) for rule in rules}
+        often, seldom = max(rules, key=used.__getitem__), min(rules, key=used.__getitem__)
+        if used[often] - used[seldom] <= 1:
+            return sorted(sample, key=every.index)
+        # More subsets have the one alone than the other alone: of some, the exchange is not in the sample yet.
+        having = [s for s in sorted(sample, key=every.index) if often in s and seldom not in s]
+        for subset in having:
+            exchanged = tuple(rule for rule in rules if rule == seldom or (rule in subset and rule != often))
+            if exchanged not in sample:
+                sample.symmetric_difference_update({subset, exchanged})
+                break
 
 
 def average_name(members: Sequence[str]) -> str:
