@@ -86,7 +86,7 @@ def test_the_report_stands_alone_and_says_what_is_missing(inputs, tmp_path):
     assert "fuseforget study shortcuts --scale small" in page
     assert "not finished" not in page
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page), "nothing is loaded from outside"
-    for figure in ("fig4-fused", "fig2-op-tic", "fig2-tic-random"):
+    for figure in ("fig4-fused", "fig2-op-tic", "fig6-tic-random"):
         assert (run / "figures" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
         assert (run / "figures" / f"{figure}.pdf").read_bytes()[:4] == b"%PDF"
     assert write_report([run], tmp_path / "again.html").read_text() == page

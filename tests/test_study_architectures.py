@@ -118,11 +118,6 @@ def test_every_rule_and_every_part_from_end_to_end(architecture, tmp_path):
                 assert r["values"] == values[model, r["probe"]]
                 ends += 1
     assert ends == 3 * 4 + 2 * 4 + 6 * 2 * 3 + 4 * 2  # triangle, shared, six pairs of two rules, four ways to random
-    # The library's own reading of a written model agrees with the resident one, and rightness alone is not all there is.
-    examples = texts_of(30, 3)
-    asked = [Probe("fresh", examples.texts, examples.labels)]
-    first, second = (probe([run / "models" / "st"], asked)[0]["values"] for _ in range(2))
-    assert first == second
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -21,7 +21,7 @@ from fuseforget.studies.shortcuts.growth import average_name, chosen_subsets, co
 from fuseforget.train import TrainSettings
 
 FAST = TrainSettings(max_epochs=1, min_epochs=1, learning_rate=3e-3, batch_size=32)
-SIX = ("st", "op", "tic", "or", "and", "mt")
+FOUR = ("st", "op", "tic", "or")
 
 
 @pytest.fixture
@@ -150,19 +150,19 @@ def test_subsets_are_all_or_an_even_sample(count, seed):
         assert max(used.values()) - min(used.values()) <= 1
 
 
-def made_run(directory, left, *, seed=0, n=400):
+def made_run(directory, left, *, seed=0, n=200):
     """Measurements in which the average of k models keeps ``left[k]`` of each shortcut (specialist 1, control one half)."""
-    settings = replace(settings_for("small", base="b", data="d", rules=SIX), seed=seed)
+    settings = replace(settings_for("small", base="b", data="d", rules=FOUR), seed=seed)
     rng = np.random.default_rng(seed)
     with Run(directory, command="test", settings={}) as run:
 
         def add(model, probe, share, **where):
             run.add("measurement", model=model, probe=probe, values=encode_values((rng.random(n) < share).astype(float)), **where)
 
-        for model in (*SIX, "control"):
-            for probe in (*SIX, "task"):
+        for model in (*FOUR, "control"):
+            for probe in (*FOUR, "task"):
                 add(model, probe, 0.9 if probe == "task" else (1.0 if model == probe else 0.5))
-        for members in chosen_subsets(SIX, seed):
+        for members in chosen_subsets(FOUR, seed):
             for probe in (*members, "task"):
                 share = 0.9 if probe == "task" else 0.5 + 0.5 * left(len(members))
                 add(average_name(members), probe, share, members=list(members))
@@ -170,21 +170,21 @@ def made_run(directory, left, *, seed=0, n=400):
         return list(run.records)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_growth_finds_the_share_that_is_left(tmp_path, seed):
-    records = made_run(tmp_path / "falling", lambda k: 1 / k, seed=seed)
-    for record in (r for r in records if r["kind"] == "growth"):
-        found = record["retention"]
-        assert (
-            abs(found["value"] - 1 / record["models"]) < 0.08
-        )  # 400 examples: a standard error of .05 for one member of one subset
-        assert found["low"] < found["value"] < found["high"]
-        assert found["least"] <= found["value"] <= found["greatest"]
-        assert len(found["points"]) == record["subsets"] == min(21, comb(6, record["models"]))
-    (difference,) = [r for r in records if r["kind"] == "growth_difference"]
-    assert (difference["first"], difference["last"]) == (2, 6)
-    assert difference["low"] < 1 / 2 - 1 / 6 < difference["high"]
-    assert difference["low"] > 0
-    flat = made_run(tmp_path / "flat", lambda k: 0.3, seed=seed)
-    (difference,) = [r for r in flat if r["kind"] == "growth_difference"]
-    assert difference["low"] < 0 < difference["high"]
+def test_growth_finds_the_share_that_is_left(tmp_path):
+    """With a half, a third and a quarter left; and with the same left of all, where nothing falls. Intervals are of 95 %."""
+    seeds = range(12)
+    covered = {"falling": 0, "flat": 0}
+    for seed in seeds:
+        for name, left in (("falling", lambda k: 1 / k), ("flat", lambda k: 0.3)):
+            records = made_run(tmp_path / f"{name}{seed}", left, seed=seed)
+            for record in (r for r in records if r["kind"] == "growth"):
+                found = record["retention"]
+                # 200 examples: a standard error of .07 for a member, of which at least four are averaged.
+                assert abs(found["value"] - left(record["models"])) < 0.14
+                assert found["low"] < found["value"] < found["high"]
+                assert found["least"] <= found["value"] <= found["greatest"]
+                assert len(found["points"]) == record["subsets"] == comb(4, record["models"])
+            (difference,) = [r for r in records if r["kind"] == "growth_difference"]
+            assert (difference["first"], difference["last"]) == (2, 4)
+            covered[name] += difference["low"] < left(2) - left(4) < difference["high"]
+    assert min(covered.values()) >= 9, covered  # of 12; fewer than one in a thousand where intervals are of 95 %

@@ -144,8 +144,8 @@ def _part_pictures(facts: Facts) -> list[Picture]:
     drawn = []
     if facts.over_complete():
         caption = (
-            f"Fig. 7, 8: accuracy over the weights of {facts.names(facts.triangle)}; dots are the measured points. The task has "
-            "a scale of its own, and is measured once: the three models' original validation sets are the same examples."
+            f"Fig. 7, 8: accuracy over the weights of {facts.names(facts.triangle)}; dots are the measured points. The mean "
+            "and the task have scales of their own. The task is measured once: the three original validation sets are the same."
         )
         drawn.append(Picture("fig7-triangle", draw_triangle(facts), caption, wide=True))
     if facts.growth:

@@ -24,10 +24,10 @@ def draw_triangle(facts: Facts) -> Figure:
     mean = [sum(values) / len(facts.triangle) for values in zip(*list(panels.values())[:-1], strict=True)]
     panels = {"mean of the shortcuts": mean, **panels}
     figure = blank_figure(11.0, 6.4)
-    # Two scales: the shortcuts' from chance to knowing; the task's differences are small and would not show on it.
+    # A shortcut's scale goes from chance to knowing; the mean's and the task's differences are small and would not show on it.
     for number, (title, values) in enumerate(panels.items()):
         axes = figure.add_subplot(2, 3, number + 1)
-        limits = (min(values), max(values)) if title == facts.title(TASK) else (0.5, 1.0)
+        limits = (0.5, 1.0) if 0 < number <= len(facts.triangle) else (min(values), max(values))
         _panel(figure, axes, x, y, values, limits)
         axes.set_title(title, fontsize=11, pad=18)
         for name, place in zip(facts.triangle, ((0, -0.07), (1, -0.07), (0.5, HEIGHT + 0.07)), strict=True):
@@ -36,7 +36,8 @@ def draw_triangle(facts: Facts) -> Figure:
 
 
 def _panel(figure: Any, axes: Any, x: list[float], y: list[float], values: list[float], limits: tuple[float, float]) -> None:
-    drawn = axes.tripcolor(x, y, values, shading="gouraud", cmap="viridis", vmin=limits[0], vmax=limits[1])
+    # As an image: readers of SVG draw the many small triangles of shading with seams.
+    drawn = axes.tripcolor(x, y, values, shading="gouraud", cmap="viridis", vmin=limits[0], vmax=limits[1], rasterized=True)
     axes.plot([0, 1, 0.5, 0], [0, 0, HEIGHT, 0], color="#444", linewidth=0.8)
     axes.plot(x, y, ".", color="#fff", markersize=1.6, alpha=0.7)
     axes.set_aspect("equal")
