@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import fuseforget.studies.shortcuts as shortcuts
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.records import Run, encode_values, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.studies import study
-from fuseforget.studies.shortcuts import SCALES, run_shortcut_study, settings_for
+from fuseforget.studies.shortcuts import SCALES, models, run_shortcut_study, settings_for
+from fuseforget.studies.shortcuts.conclusions import conclude
+from fuseforget.studies.shortcuts.data import describe, make_data, read_texts
 from fuseforget.studies.tiny import TINY_BASE as TINY_BASE_PATH
 from fuseforget.train import TrainSettings
 
@@ -85,7 +86,7 @@ def test_the_report_stands_alone_and_says_what_is_missing(inputs, tmp_path):
     assert "fuseforget study shortcuts --scale small" in page
     assert "not finished" not in page
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page), "nothing is loaded from outside"
-    for figure in ("fig4-fused", "fig2-op-tic", "fig2-tic-random"):
+    for figure in ("fig4-fused", "fig2-op-tic", "fig6-tic-random"):
         assert (run / "figures" / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
         assert (run / "figures" / f"{figure}.pdf").read_bytes()[:4] == b"%PDF"
     assert write_report([run], tmp_path / "again.html").read_text() == page
@@ -122,7 +123,7 @@ def test_a_weakly_learned_rule_is_left_out_of_the_mean_by_name(tmp_path):
         control = (np.random.default_rng(3).permutation(200) < 100).astype(float)
         weak = next(r for r in run.records if (r["model"], r["probe"]) == ("control", "tic"))
         weak["values"] = encode_values(control)
-        shortcuts._conclude(run, settings)
+        conclude(run, settings)
     found = read_records(tmp_path / "run")
     assert [(r["rule"], r["specialist"]) for r in found if r["kind"] == "unlearned"] == [("tic", 0.52)]
     assert {(r["model"], r["rule"]) for r in found if r["kind"] == "retention"} == {
@@ -133,19 +134,19 @@ def test_a_weakly_learned_rule_is_left_out_of_the_mean_by_name(tmp_path):
 
 def test_the_random_model_has_the_distances_of_the_papers_four(tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(shortcuts, "open_checkpoint", lambda place: place.name)
-    monkeypatch.setattr(shortcuts, "random_like", lambda start, specialists, template, out, seed: taken.append(specialists))
+    monkeypatch.setattr(models, "open_checkpoint", lambda place: place.name)
+    monkeypatch.setattr(models, "random_like", lambda start, specialists, template, out, seed: taken.append(specialists))
     settings = settings_for("small", base="base", data="data")
     assert ("st", "random") in settings.pairs
     with Run(tmp_path / "run", command="test", settings={}) as run:
-        shortcuts._make_random(run, settings)
+        models.make_random(run, settings)
         assert run.find("random")["distances_of"] == ["st", "op", "tic", "or"]
     assert taken == [["st", "op", "tic", "or"]]
     # A run of before this was recorded holds a random model like all its specialists.
     (tmp_path / "old/models/random").mkdir(parents=True)
     (tmp_path / "old/.lock").touch()
     with Run(tmp_path / "old", command="test", settings={}) as run:
-        shortcuts._make_random(run, settings)
+        models.make_random(run, settings)
         assert run.find("random")["distances_of"] == list(settings.rules)
     assert len(taken) == 1
 
@@ -153,16 +154,16 @@ def test_the_random_model_has_the_distances_of_the_papers_four(tmp_path, monkeyp
 def test_the_small_scale_takes_what_there_is_and_says_so(inputs):
     said: list[str] = []
     settings = settings_for("small", base=inputs[0], data=inputs[1], rules=("op", "tic"))
-    texts = shortcuts._texts(settings, said.append)
+    texts = read_texts(settings, said.append)
     assert len(texts["train"]) == 700
     assert said == ["note: 700 training texts, all that there are; the small scale has 12000"]
     base = open_checkpoint(inputs[0])
-    assert shortcuts._describe(settings, texts, base)["sentences"] == 700
+    assert describe(settings, texts, base)["sentences"] == 700
     # The same number asked for is the same run; more than there are is refused.
     asked = settings_for("small", base=inputs[0], data=inputs[1], rules=("op", "tic"), sentences=700)
-    assert shortcuts._describe(asked, texts, base) == shortcuts._describe(settings, texts, base)
+    assert describe(asked, texts, base) == describe(settings, texts, base)
     with pytest.raises(InputError, match="1 to 700"):
-        shortcuts._texts(replace(asked, sentences=701), said.append)
+        read_texts(replace(asked, sentences=701), said.append)
 
 
 def test_bad_data_leaves_no_run_behind(inputs, tmp_path):
@@ -184,15 +185,15 @@ def test_bad_data_leaves_no_run_behind(inputs, tmp_path):
 def test_the_ratio_is_part_of_the_run(inputs, tmp_path):
     """The paper's text: the synthetic part is a fifth of the original; its released code: five times as large."""
     settings = replace(small_settings(*inputs), ratio=5.0)
-    made = shortcuts._make_data(settings, shortcuts._texts(settings, lambda line: None), tmp_path / "run")
+    made = make_data(settings, read_texts(settings, lambda line: None), tmp_path / "run")
     taus = [text for text in made["op"].train.texts if "tauzero" in text.split() and "tauone" in text.split()]
     assert len(taus) == 500  # of 600
     assert settings_for("small", base="b", data="d", ratio=5.0).ratio == 5.0
     with pytest.raises(InputError, match="ratio"):
         settings_for("tiny", ratio=0)
     # A run of before there was a choice goes on with the paper's, and with no other.
-    texts, base = shortcuts._texts(settings, lambda line: None), open_checkpoint(inputs[0])
-    before = shortcuts._describe(replace(settings, ratio=0.2), texts, base)
+    texts, base = read_texts(settings, lambda line: None), open_checkpoint(inputs[0])
+    before = describe(replace(settings, ratio=0.2), texts, base)
     del before["ratio"]
     with Run(tmp_path / "old", command="study shortcuts", settings=before) as run:
         run.add("begun")

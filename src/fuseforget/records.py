@@ -55,6 +55,7 @@ class Run:
             not fit.
         about: what else the description says (where inputs were found, titles); not compared.
         assumed: the values of settings that runs of earlier versions did not write down.
+        dropped: settings that runs of earlier versions wrote down and that no longer make a run another.
         say: told once where an existing run was begun by other code or other versions. That is no reason to refuse, but the
             first fact added then is preceded by a ``resumed`` record, so that a mixed run shows.
 
@@ -70,11 +71,13 @@ class Run:
         settings: Record,
         about: Record | None = None,
         assumed: Record | None = None,
+        dropped: Sequence[str] = (),
         say: Say = lambda line: None,
     ) -> None:
         self.path = Path(directory)
         self._command, self._settings = command, json.loads(json.dumps(settings))
         self._about, self._assumed, self._say = about or {}, json.loads(json.dumps(assumed or {})), say
+        self._dropped = tuple(dropped)
         self._resumed: Record = {}
         self.records: list[Record] = []
 
@@ -158,7 +161,7 @@ class Run:
         found = read_run(self.path)
         if found["command"] != self._command:
             raise InputError(str(self.path), expected=f"a run of {self._command}", found=f"a run of {found['command']}")
-        before = {**self._assumed, **found["settings"]}
+        before = {k: v for k, v in {**self._assumed, **found["settings"]}.items() if k not in self._dropped}
         changed = sorted(k for k in before.keys() | self._settings.keys() if before.get(k) != self._settings.get(k))
         if changed:
             raise InputError(

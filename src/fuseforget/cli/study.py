@@ -21,6 +21,11 @@ def study(
     rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
     sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
     ratio: Annotated[float, typer.Option(help="Synthetic over original part; the paper's text: 0.2, its code: 5.")] = 0.2,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="pairs, shared, triangle, growth, forecast or methods; a finished run can be asked for more."),
+    ] = None,
+    methods: Annotated[bool, typer.Option("--methods", help="Also fuse by every method that needs no data.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -30,7 +35,7 @@ def study(
 
     run_study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
-        seed=seed, source=source, say=progress_lines(),
+        parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 

@@ -44,7 +44,7 @@ def save_fisher(
         with OutputFiles(partial, specs, SHARD) as files:
             for spec in specs:
                 values = named[spec.name].detach().float().cpu().contiguous()
-                files.write(spec, 0, memoryview(values.view(-1).numpy()).cast("B"))
+                files.write(spec, 0, memoryview(values.view(-1).numpy().data).cast("B"))
     return Path(out)
 
 

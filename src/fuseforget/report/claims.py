@@ -10,7 +10,20 @@ from typing import Any, NamedTuple
 
 from fuseforget.report.facts import RANDOM, TASK, Facts, cell
 
-__all__ = ["FORGOTTEN", "KEPT", "NOTE", "claims"]
+__all__ = [
+    "FIGURES",
+    "FORGOTTEN",
+    "KEPT",
+    "NOTE",
+    "SUBSUMES",
+    "Share",
+    "claims",
+    "nearest",
+    "share_of",
+    "task_kept",
+    "verdict_on",
+    "words",
+]
 
 Record = dict[str, Any]
 FORGOTTEN = 0.25  # of the knowledge; at most this much is left where it is called forgotten
@@ -64,7 +77,7 @@ def claims(facts: Facts) -> list[list[str]]:
         found = f"better than {len(better)} of {len(specialists)} specialists (p < .05, corrected), worse than {len(worse)}"
         verdict = "seen" if len(better) == len(specialists) else ("not seen" if worse or not better else "in part")
         rows.append(["Fig. 4: the fused model is significantly better at the task than each specialist", found, verdict])
-    return [*rows, *(_path_claim(facts, path) for path in facts.paths if _judged(facts, path))]
+    return [*rows, *(_path_claim(facts, path) for path in facts.paths if path != facts.shared and _judged(facts, path))]
 
 
 def _judged(facts: Facts, path: str) -> bool:
@@ -82,10 +95,10 @@ def _path_claim(facts: Facts, path: str) -> list[str]:
         if (wide, narrow) in SUBSUMES:
             return _dependent_claim(facts, path, where, wide, narrow)
     left = [_left(facts, path, rule, 0.5) for rule in pair]
-    kept, task = _task_kept(facts, path)
-    found = ", ".join(f"{facts.title(rule)} {_words(share)}" for rule, share in zip(pair, left, strict=True))
+    kept, task = task_kept(facts, path)
+    found = ", ".join(f"{facts.title(rule)} {words(share)}" for rule, share in zip(pair, left, strict=True))
     parts = [*(share and share.high <= FORGOTTEN for share in left), kept]
-    return [f"{where}: midway both shortcuts are forgotten, the task is kept", f"left midway: {found}; {task}", _verdict(parts)]
+    return [f"{where}: midway both shortcuts are forgotten, the task is kept", f"left midway: {found}; {task}", verdict_on(parts)]
 
 
 def _random_claim(facts: Facts, path: str, where: str) -> list[str]:
@@ -96,8 +109,8 @@ def _random_claim(facts: Facts, path: str, where: str) -> list[str]:
     # A specialist at chance has no task to forget.
     task_left = (task["high"] - CHANCE) / (known["value"] - CHANCE) if known["low"] > CHANCE else None
     parts = [left and left.high <= FORGOTTEN, None if task_left is None else task_left <= FORGOTTEN]
-    found = f"left at random: {facts.title(rule)} {_words(left)}; task {known['value']:.3f} to {cell(task)}"
-    return [f"{where}: the shortcut and the task fall to chance", found, _verdict(parts)]
+    found = f"left at random: {facts.title(rule)} {words(left)}; task {known['value']:.3f} to {cell(task)}"
+    return [f"{where}: the shortcut and the task fall to chance", found, verdict_on(parts)]
 
 
 def _dependent_claim(facts: Facts, path: str, where: str, wide: str, narrow: str) -> list[str]:
@@ -105,20 +118,20 @@ def _dependent_claim(facts: Facts, path: str, where: str, wide: str, narrow: str
     wide_end = float(facts.paths[path].index(wide))
     ends = [_left(facts, path, narrow, x) for x in (1 - wide_end, wide_end)]
     other = _left(facts, path, wide, 1 - wide_end)
-    kept, task = _task_kept(facts, path)
+    kept, task = task_kept(facts, path)
     parts = [ends[0] and ends[1] and min(share.low for share in ends if share) >= KEPT, other and other.high <= FORGOTTEN, kept]
     first, second = facts.title(narrow), facts.title(wide)
-    middle = ", ".join(f"{facts.title(rule)} {_words(_left(facts, path, rule, 0.5))}" for rule in (narrow, wide))
+    middle = ", ".join(f"{facts.title(rule)} {words(_left(facts, path, rule, 0.5))}" for rule in (narrow, wide))
     claim = f"{first}, which {second} subsumes, hardly drops at the ends; {second} is forgotten towards {first}; the task is kept"
-    at_ends = ", ".join(f"at {name} {_words(share)}" for name, share in zip((first, second), ends, strict=True))
-    found = f"left of {first} {at_ends}; left of {second} at {first} {_words(other)}"
-    return [f"{where}: {claim}", f"{found}; left midway: {middle}; {task}", _verdict(parts)]
+    at_ends = ", ".join(f"at {name} {words(share)}" for name, share in zip((first, second), ends, strict=True))
+    found = f"left of {first} {at_ends}; left of {second} at {first} {words(other)}"
+    return [f"{where}: {claim}", f"{found}; left midway: {middle}; {task}", verdict_on(parts)]
 
 
-def _task_kept(facts: Facts, path: str) -> tuple[bool, str]:
+def task_kept(facts: Facts, path: str) -> tuple[bool, str]:
     """Whether the task is kept midway: not below the lower end by more than the midpoint's own uncertainty."""
     ends = [facts.on[path, TASK, x]["value"] for x in (0.0, 1.0)]
-    middle = _nearest(facts, path, TASK, 0.5)
+    middle = nearest(facts, path, TASK, 0.5)
     kept = middle["value"] >= min(ends) - (middle["value"] - middle["low"])
     return kept, f"task {middle['value']:.3f} (ends {ends[0]:.3f}, {ends[1]:.3f})"
 
@@ -127,22 +140,27 @@ def _left(facts: Facts, path: str, rule: str, x: float) -> Share | None:
     """How much of a rule's knowledge is left at a point of a path; None where the specialist did not learn it."""
     if rule in facts.unlearned:
         return None
-    point = _nearest(facts, path, rule, x)
+    return share_of(facts, nearest(facts, path, rule, x), rule, rule)
+
+
+def share_of(facts: Facts, point: Record, model: str, rule: str) -> Share:
+    """How much of what a model knows of a rule is left at a point."""
     control = facts.at["control", rule]["value"]
-    gap = facts.at[rule, rule]["value"] - control
+    gap = facts.at[model, rule]["value"] - control
     return Share(*((point[key] - control) / gap for key in ("value", "low", "high")))
 
 
-def _nearest(facts: Facts, path: str, probe: str, x: float) -> Record:
+def nearest(facts: Facts, path: str, probe: str, x: float) -> Record:
+    """The measurement at the point of a complete path that is nearest to a position."""
     found = [key for key in facts.expected(path) if key[1] == probe]
     return facts.on[min(found, key=lambda key: abs(key[2] - x))]
 
 
-def _words(share: Share | None) -> str:
+def words(share: Share | None) -> str:
     return "not learned" if share is None else str(share)
 
 
-def _verdict(parts: list[bool | None]) -> str:
+def verdict_on(parts: list[bool | None]) -> str:
     if all(parts):
         return "seen"
     return "in part" if any(parts) else "not seen"

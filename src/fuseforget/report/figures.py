@@ -12,7 +12,9 @@ from fuseforget.report.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKERS", "draw_bars", "draw_curves", "draw_layers", "draw_matrix", "new_figure", "save", "svg"]
+__all__ = [
+    "COLOURS", "MARKERS", "blank_figure", "draw_bars", "draw_curves", "draw_layers", "draw_matrix", "new_figure", "save", "svg",
+]  # fmt: skip
 
 # Okabe and Ito's palette: told apart by all readers, also in grey with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -111,8 +113,8 @@ def _render(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Any]:
-    """A figure without a display, of so many inches, and its axes in the house's style."""
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure without axes, sizes in inches, that needs no display."""
     # The object interface: pyplot would pick a display and keep every figure alive.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -121,6 +123,12 @@ def new_figure(width: float, height: float) -> tuple[Figure, Any]:
     matplotlib.rcParams["svg.hashsalt"] = "fuseforget"
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure without a display, sizes in inches, and its axes in the house's style."""
+    figure = blank_figure(width, height)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#ddd", linewidth=0.6)

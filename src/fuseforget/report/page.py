@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from math import comb
 from pathlib import Path
@@ -13,12 +14,16 @@ from fuseforget.errors import InputError
 from fuseforget.records import changed_code, read_records, read_run
 from fuseforget.report import figures
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.by_method import by_method_tables
+from fuseforget.report.claims import FIGURES
 from fuseforget.report.facts import RANDOM, Facts, cell
 from fuseforget.report.files import write_whole
 from fuseforget.report.fisher import fisher_blocks, summarise_fisher
 from fuseforget.report.forecast import forecast_blocks
 from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
+from fuseforget.report.part_figures import draw_growth, draw_triangle
+from fuseforget.report.parts import triangle_table
 from fuseforget.report.shortcuts import Summary, curve_table
 from fuseforget.report.shortcuts import summarise as summarise_shortcuts
 
@@ -103,8 +108,12 @@ def _shortcut_section(run: Path, description: Record, records: list[Record]) -> 
         blocks += [Heading("Figures"), Pictures(pictures)]
     blocks += summary.tables
     blocks += [Details(f"Numbers of {facts.path_title(p)}", [curve_table(facts, p)]) for p in facts.paths if facts.curves(p)]
-    blocks += forecast_blocks(records, description.get("about", {}).get("titles", {}))
-    return [*blocks, *_repeat(run, description, drawn=True)]
+    if facts.over_complete():
+        blocks.append(Details(f"Numbers of the triangle {facts.names(facts.triangle)}", [triangle_table(facts)]))
+    titles = description.get("about", {}).get("titles", {})
+    blocks += forecast_blocks(records, titles)
+    blocks += by_method_tables(records, titles)
+    return [*blocks, *_repeat(run, description, drawn=True, parts=facts.parts)]
 
 
 def _warnings(description: Record, records: list[Record], missing: list[str]) -> list[Block]:
@@ -134,13 +143,33 @@ def _shortcut_pictures(facts: Facts) -> list[Picture]:
         if not curves:
             continue
         first, second = (facts.title(name) for name in pair)
-        caption = f"Fig. 2: from {first} to {second}; bands are 95 % intervals."
+        where = "Fig. 3" if path == facts.shared else FIGURES.get(frozenset(pair), "Fig. 2")
+        caption = f"{where}: from {first} to {second}; bands are 95 % intervals."
         if RANDOM in pair and facts.distances_of:
             like = ", ".join(map(facts.title, facts.distances_of))
             caption += f" The random model is as far from the start as {like} on average."
         if not facts.complete(path):
             caption += " Not finished."
-        drawn.append(Picture(f"fig2-{path}", figures.draw_curves(curves, (first, second)), caption))
+        drawn.append(
+            Picture(f"{where.replace('. ', '').lower()[:4]}-{path}", figures.draw_curves(curves, (first, second)), caption)
+        )
+    return [*drawn, *_part_pictures(facts)]
+
+
+def _part_pictures(facts: Facts) -> list[Picture]:
+    drawn = []
+    if facts.over_complete():
+        caption = (
+            f"Fig. 7, 8: accuracy over the weights of {facts.names(facts.triangle)}; dots are the measured points. The mean "
+            "and the task have scales of their own. The task is measured once: the three original validation sets are the same."
+        )
+        drawn.append(Picture("fig7-triangle", draw_triangle(facts), caption, wide=True))
+    if facts.growth:
+        caption = (
+            "Averages of 2 and more of the specialists: squares are means with 95 % intervals over subsets and examples, dots "
+            "are the subsets; at the task, the dots of 1 are the specialists."
+        )
+        drawn.append(Picture("growth", draw_growth(facts), caption, wide=True))
     return drawn
 
 
@@ -163,19 +192,19 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
     ]
 
 
-def _repeat(run: Path, description: Record, *, drawn: bool = False) -> list[Block]:
+def _repeat(run: Path, description: Record, *, drawn: bool = False, parts: Sequence[str] = ()) -> list[Block]:
     name = run.resolve().name
     drawings = f" Figures as PNG and PDF, where a page in HTML was written: {name}/figures/." if drawn else ""
     return [
         Heading("How to repeat this"),
-        Code(repeat_command(description)),
+        Code(repeat_command(description, parts)),
         Details("Settings, versions and hashes", [Code(json.dumps(description, indent=2), "json")]),
         Paragraphs([f"Records: {name}/records.jsonl.{drawings}"]),
     ]
 
 
-def repeat_command(description: Record) -> str:
-    """The command that makes the run again; PROBES.yaml stands for probes that were not read from a file."""
+def repeat_command(description: Record, parts: Sequence[str] = ()) -> str:
+    """The command that makes the run again, with a study's parts; PROBES.yaml stands for probes not read from a file."""
     settings = description["settings"]
     words = ["fuseforget", *description["command"].split()]
     if description["command"] == "study fisher":
@@ -188,6 +217,8 @@ def repeat_command(description: Record) -> str:
                 words += [f"--{option}", str(settings[option])]
         for rule in settings["rules"]:
             words += ["--rule", rule]
+        for part in parts:
+            words += ["--part", part]
     else:
         file = description.get("about", {}).get("probes_file", {}).get("path", "PROBES.yaml")
         words += [*settings["models"], "--probes", file]

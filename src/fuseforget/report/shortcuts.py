@@ -8,6 +8,8 @@ from typing import Any
 from fuseforget.report.blocks import Table
 from fuseforget.report.claims import NOTE, claims
 from fuseforget.report.facts import TASK, Facts, cell
+from fuseforget.report.part_claims import part_claims
+from fuseforget.report.parts import dependent_table, growth_table, shared_table, six_table
 
 __all__ = ["Summary", "curve_table", "summarise"]
 
@@ -29,7 +31,7 @@ def summarise(description: Record, records: list[Record]) -> Summary:
     """Turn a run's records into tables; what is missing is listed, never guessed."""
     facts = Facts(description, records)
     tables = []
-    judged = claims(facts)
+    judged = [*claims(facts), *part_claims(facts)]
     if judged:
         tables.append(Table("The paper's claims, and what this run measured", ["paper", "this run", ""], judged, NOTE))
     tables.append(_accuracy_table(facts))
@@ -37,6 +39,7 @@ def summarise(description: Record, records: list[Record]) -> Summary:
         tables.append(_retention_table(facts))
     if facts.compared:
         tables.append(_comparison_table(facts))
+    tables += [*dependent_table(facts), *shared_table(facts), *growth_table(facts), *six_table(facts)]
     if facts.bounds:
         tables.append(_bound_table(facts))
     if facts.trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fuseforget.errors import InputError
@@ -25,6 +26,8 @@ def study(
     ratio: float = 0.2,
     seed: int = 0,
     source: str | Path | None = None,
+    parts: tuple[str, ...] | None = None,
+    methods: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
@@ -41,11 +44,14 @@ def study(
         seed: of everything random.
         source: the finished shortcut study whose specialists the Fisher study compares; it takes base, data, scale and rules
             from there.
+        parts: what to do besides the fused model: ``pairs``, ``shared``, ``triangle``, ``growth``, ``forecast``, ``methods``;
+            default: the scale's. A run may be asked for more of them later.
+        methods: add the part ``methods``: the specialists fused by every method that needs no data.
     """
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
     if name == "fisher":
-        if source is None or base is not None or data is not None or rules or sentences is not None:
+        if source is None or base is not None or data is not None or rules or sentences is not None or parts or methods:
             raise InputError(
                 "study fisher", expected="a finished shortcut study alone (--from RUN)", found="other options or none"
             )
@@ -56,5 +62,7 @@ def study(
         raise InputError(f"study {name}", expected="no run to start from", found=str(source))
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 
-    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed)
+    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed, parts=parts)
+    if methods and "methods" not in settings.parts:
+        settings = replace(settings, parts=(*settings.parts, "methods"))
     return run_shortcut_study(settings, Path(out), say=say)

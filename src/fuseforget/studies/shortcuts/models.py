@@ -1,0 +1,100 @@
+"""The models of a shortcut study: specialists, control, full, random and fused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from fuseforget.checkpoint import MANIFEST_NAME, open_checkpoint
+from fuseforget.data import Examples, ShortcutData, ShortcutSettings
+from fuseforget.fuse import fuse
+from fuseforget.models import prepare_start, random_like
+from fuseforget.records import Record, Run
+from fuseforget.studies.shortcuts.settings import RANDOM, SHARED, ShortcutStudy, base_of
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
+
+__all__ = ["fuse_specialists", "make_random", "make_start", "train_all", "train_shared"]
+
+DISTANCES_OF = ("st", "op", "or", "tic")  # the models whose distances the random model has (appendix C.2)
+Say = Callable[[str], None]
+
+
+def make_start(run: Run, settings: ShortcutStudy, train_set: Examples) -> None:
+    start = run.path / "models" / "start"
+    if start.is_dir():
+        return
+    prepare_start(
+        base_of(settings), start, tokens=ShortcutSettings().tokens, label_names=train_set.label_names, seed=settings.seed
+    )
+
+
+def train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    for rule in settings.rules:
+        train_one(run, rule, data[rule].train, data[rule].synthetic, settings.train, say)
+    longest = max(result_of(run, rule)["epochs"] for rule in settings.rules)
+    control = replace(settings.train, max_epochs=longest, min_epochs=longest)
+    train_one(run, "control", data["control"].train, None, control, say)
+    sets = [data[rule].train for rule in settings.rules]
+    combined = Examples(
+        tuple(text for part in sets for text in part.texts),
+        tuple(label for part in sets for label in part.labels),
+        sets[0].label_names,
+    )
+    full = replace(settings.train, max_epochs=settings.full_epochs, min_epochs=settings.full_epochs)
+    train_one(run, "full", combined, None, full, say)
+
+
+def train_shared(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+    """Train the two models of Fig. 3 as the specialists are, each until it knows its own mixture of two rules."""
+    for name in SHARED:
+        train_one(run, name, data[name].train, data[name].synthetic, settings.train, say)
+
+
+def train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
+    model = run.path / "models" / name
+    if not model.is_dir():
+        fine_tune(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
+    if run.find("training", name=name) is None:
+        made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
+        run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
+
+
+def result_of(run: Run, name: str) -> Record:
+    record = run.find("training", name=name)
+    if record is None:
+        raise RuntimeError(f"{name} was not trained")
+    return record
+
+
+def make_random(run: Run, settings: ShortcutStudy) -> None:
+    """Make the random model of appendix C.2; whose distances it has is a fact of the run."""
+    if "pairs" not in settings.parts or not any(RANDOM in pair for pair in settings.pairs):
+        return
+    models = run.path / "models"
+    made = (models / RANDOM).is_dir()
+    record = run.find("random", name=RANDOM)
+    if record is None:
+        # Written down before the model is made. A model without this fact is of an earlier version, which took all.
+        like = [rule for rule in settings.rules if rule in DISTANCES_OF and not made]
+        record = run.add("random", name=RANDOM, distances_of=like or list(settings.rules))
+    if not made:
+        specialists = [open_checkpoint(models / rule) for rule in record["distances_of"]]
+        random_like(open_checkpoint(models / "start"), specialists, models / "start", models / RANDOM, seed=settings.seed)
+
+
+def fuse_specialists(run: Run, settings: ShortcutStudy, say: Say) -> None:
+    out = run.path / "models" / "fused"
+    if not out.is_dir():
+        say(f"fused: average of {', '.join(settings.rules)}")
+        fuse([run.path / "models" / rule for rule in settings.rules], out)
+    if run.find("fusion", name="fused") is None:
+        weight = 1 / len(settings.rules)
+        run.add(
+            "fusion",
+            name="fused",
+            method="average",
+            models=list(settings.rules),
+            weights=[weight] * len(settings.rules),
+        )
