@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import fuseforget
+from fuseforget.checkpoint.groups import is_numbered, kinds_of, layers_of
 from fuseforget.errors import FuseForgetError, InputError
 from fuseforget.fisher import (
     Fishers,
@@ -23,7 +24,6 @@ from fuseforget.fisher import (
     save_fisher,
     split_half,
 )
-from fuseforget.fisher.groups import kinds_of, layers_of
 from fuseforget.fisher.parts import Dense, Use, add_squares, parts_of
 from fuseforget.models import Classifier, load_classifier
 
@@ -328,6 +328,9 @@ def test_layers_and_kinds_are_read_off_names():
     t5 = [f"transformer.{name}" for name in ("shared.weight", query, cross, "encoder.final_layer_norm.weight")]
     assert list(layers_of(t5).values()) == ["embeddings", "encoder.block.0", "decoder.block.0", "final_layer_norm"]
     assert kinds_of(t5)[t5[1]] == "layer.SelfAttention.q"
+    for given, expected in ((names, [False, True, True, False, False]), (t5, [False, True, True, False])):
+        assert [is_numbered(layer) for layer in layers_of(given).values()] == expected
+    assert layers_of(["conv2d.weight", "model.layers.12.experts.3.w1"])["conv2d.weight"] == "conv2d", "a number within a word"
 
 
 def test_a_saved_fisher_weighs_a_fusion(bert, tmp_path):

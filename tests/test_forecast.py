@@ -17,7 +17,7 @@ import fuseforget
 from conftest import make_bert
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
-from fuseforget.forecast import PREDICTORS, fisher_overlap, forecast, layer_survival, mean_of_others
+from fuseforget.forecast import PREDICTORS, forecast, layer_survival, mean_of_others
 from fuseforget.geometry import compare_task_vectors
 from fuseforget.knowledge import Probe, measure
 from fuseforget.knowledge import ranks as ranks_module
@@ -67,7 +67,7 @@ def test_the_layers_count_alike(raw):
     found = forecast(models, base)
     assert found.predictions["layer_survival"] == (0.5, 0.5)  # 1 in the first layer, 0 in the second, whatever their lengths
     assert found.predictions["survival"] == pytest.approx([64 / 68] * 2)
-    assert found.survival_by_layer() == {"0": (1, 1), "1": (0, 0), "outside": (0, 0)}
+    assert found.survival_by_layer() == {"layer 0": (1, 1), "layer 1": (0, 0), "head": (0, 0)}
     unchanged = compare_task_vectors(*vectors(raw, [[2, 1], [0, 3]], "u"))
     assert np.isnan(layer_survival(unchanged.by_layer(), [0.5, 0.5])).all(), "no tensor has a number"
 
@@ -77,17 +77,6 @@ def test_the_mean_of_others_leaves_out_the_model_itself_and_those_without_weight
     assert mean_of_others(values, [0.5, 0.5, 0]).tolist() == pytest.approx([1, 2, math.nan], nan_ok=True)
     assert mean_of_others(np.nan_to_num(values), [0.2, 0.2, 0.6]).tolist() == pytest.approx([(0.2 + 2.4) / 0.8, 6.5, 3])
     assert math.isnan(mean_of_others(values, [1, 0, 0])[0])
-
-
-def test_fisher_overlap_by_hand_and_at_its_ends():
-    a, b = {"x": torch.tensor([1.0, 3.0]), "y": torch.tensor([0.0])}, {"x": torch.tensor([2.0, 0.0]), "y": torch.tensor([6.0])}
-    assert fisher_overlap(a, b) == pytest.approx(math.sqrt(1 / 4 * 2 / 8))
-    assert fisher_overlap(a, {name: 7 * value for name, value in a.items()}) == pytest.approx(1)
-    assert fisher_overlap({"x": torch.tensor([1.0, 0.0])}, {"x": torch.tensor([0.0, 1.0])}) == 0
-    with pytest.raises(InputError, match="in one alone: y"):
-        fisher_overlap(a, {"x": b["x"]})
-    with pytest.raises(InputError, match="some above zero"):
-        fisher_overlap(a, {name: 0 * value for name, value in a.items()})
 
 
 def test_weights_and_blind_fishers_are_refused(raw):
@@ -268,8 +257,8 @@ def test_the_command_prints_tables_and_json(home):
     assert found["predictions"]["survival"] == pytest.approx(mine.predictions["survival"])
     assert found["weights"] == [0.5, 0.5]
     assert found["whole"]["cosine"][0][1] == pytest.approx(mine.geometry.whole.cosine[0, 1])
-    assert set(found["by_layer"]) == {"0", "1", "outside"}
-    assert None in found["by_kind"]["bert.embeddings.LayerNorm.bias"]["survival"], "unchanged: no number, and JSON all the same"
+    assert set(found["by_layer"]) >= {"embeddings", "layer 0", "layer 1", "classifier"}
+    assert None in found["by_kind"]["embeddings.LayerNorm"]["survival"], "unchanged: no number, and JSON all the same"
 
 
 def test_a_fisher_is_a_checkpoint(home, raw):
@@ -304,7 +293,7 @@ class LinearResident:
     def __init__(self, probes: dict[str, Probe], numbers: dict[str, np.ndarray], stop_after: float = math.inf) -> None:
         self.probes, self.numbers, self.left = probes, numbers, stop_after
 
-    def set_point(self, endpoints, weights, method="average"):
+    def set_point(self, endpoints, weights, method="average", **_):
         self.w = sum(w * endpoint["w"].numpy().astype(float) for w, endpoint in zip(weights, endpoints, strict=True))
 
     def ask(self, name):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget.checkpoint.groups import is_numbered
 from fuseforget.errors import InputError
 from fuseforget.fuse import check_weights
-from fuseforget.geometry import OUTSIDE, Geometry, Source, Sums, compare_task_vectors
+from fuseforget.geometry import Geometry, Source, Sums, compare_task_vectors
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,6 @@ __all__ = [
     "PREDICTORS",
     "Forecast",
     "Predictor",
-    "fisher_overlap",
     "forecast",
     "forecast_from",
     "mean_of_others",
@@ -165,7 +165,7 @@ def layer_survival(layers: Mapping[str, Sums], weights: Sequence[float]) -> Vect
 
     Where no tensor has a number, or a model changed none of the numbered ones, NaN.
     """
-    rows = [sums.survival(weights) for layer, sums in layers.items() if layer != OUTSIDE]
+    rows = [sums.survival(weights) for layer, sums in layers.items() if is_numbered(layer)]
     if not rows:
         return np.full(len(weights), math.nan)
     values = np.stack(rows)
@@ -189,22 +189,6 @@ def mean_of_others(values: Vector, weights: Sequence[float]) -> Vector:
     summed = (np.where(others > 0, values, 0) * others).sum(axis=1)
     mean: Vector = np.divide(summed, total, out=np.full(len(total), math.nan), where=total > 0)
     return mean
-
-
-def fisher_overlap(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> float:
-    """Return ``sum sqrt(F1 F2)`` with both diagonal Fishers at unit trace (paper, Eq. 10), in 0 to 1.
-
-    Raises:
-        InputError: other tensors in one than in the other, or a Fisher that is zero everywhere.
-    """
-    if first.keys() != second.keys():
-        found = ", ".join(sorted(first.keys() ^ second.keys())[:5])
-        raise InputError("Fishers", expected="the same tensors in both", found=f"in one alone: {found}")
-    product = sum(float((first[name].double() * second[name].double()).sqrt().sum()) for name in first)
-    traces = [sum(float(fisher[name].double().sum()) for name in fisher) for fisher in (first, second)]
-    if not (min(traces) > 0 and math.isfinite(product) and math.isfinite(max(traces))):
-        raise InputError("Fishers", expected="finite numbers, none negative, some above zero", found=f"traces {traces}")
-    return min(1.0, product / math.sqrt(traces[0] * traces[1]))
 
 
 def _require_curvature(geometry: Geometry) -> None:

@@ -7,8 +7,7 @@ kind of weight) is a sum of these sums, and any weights can be asked for afterwa
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,19 +17,18 @@ import numpy.typing as npt
 
 from fuseforget.checkpoint import Checkpoint, Difference, open_checkpoint, require_same
 from fuseforget.checkpoint.compare import refuse
+from fuseforget.checkpoint.groups import kinds_of, layers_of
 from fuseforget.checkpoint.tokens import moved_tokens
 from fuseforget.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OUTSIDE", "Geometry", "Sums", "compare_task_vectors", "kind_of", "layer_of", "open_all"]
+__all__ = ["Geometry", "Sums", "compare_task_vectors", "open_all"]
 
 Matrix = npt.NDArray[np.float64]
 Source = str | Path | Checkpoint
-OUTSIDE = "outside"  # the layer of tensors whose names have no number
 BLOCK = 1 << 18  # values of a tensor that are in memory at a time, for each model
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
@@ -135,18 +133,17 @@ class Geometry:
         return self._total(list(self.tensors))
 
     def by_layer(self) -> dict[str, Sums]:
-        """The sums of each layer, by its number as a text, in order; tensors outside the layers come last."""
-        grouped = self._grouped(layer_of)
-        return {layer: grouped[layer] for layer in sorted(grouped, key=lambda layer: (layer == OUTSIDE, layer.zfill(9)))}
+        """The sums of each layer; see :func:`fuseforget.checkpoint.groups.layers_of`."""
+        return self._grouped(layers_of(list(self.tensors)))
 
     def by_kind(self) -> dict[str, Sums]:
-        """The sums of each kind of weight, by the tensors' names without numbers."""
-        return self._grouped(kind_of)
+        """The sums of each kind of weight; see :func:`fuseforget.checkpoint.groups.kinds_of`."""
+        return self._grouped(kinds_of(list(self.tensors)))
 
-    def _grouped(self, key: Callable[[str], str]) -> dict[str, Sums]:
+    def _grouped(self, group_of: Mapping[str, str]) -> dict[str, Sums]:
         names: dict[str, list[str]] = {}
-        for name in self.tensors:
-            names.setdefault(key(name), []).append(name)
+        for name, group in group_of.items():
+            names.setdefault(group, []).append(name)
         return {group: self._total(members) for group, members in names.items()}
 
     def _total(self, names: Sequence[str]) -> Sums:
@@ -154,17 +151,6 @@ class Geometry:
         for sums in rest:
             first = first + sums
         return first
-
-
-def layer_of(name: str) -> str:
-    """The layer of a tensor: the first number among the parts of its name, or :data:`OUTSIDE`."""
-    found = _NUMBER.search(name)
-    return OUTSIDE if found is None else found[0]
-
-
-def kind_of(name: str) -> str:
-    """The kind of a weight: its tensor's name without numbers, so that the layers' tensors share one."""
-    return ".".join(part for part in name.split(".") if not part.isdecimal())
 
 
 def compare_task_vectors(

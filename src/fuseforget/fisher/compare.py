@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fuseforget.checkpoint.groups import kinds_of, layers_of
 from fuseforget.errors import FuseForgetError, InputError
-from fuseforget.fisher.groups import kinds_of, layers_of
 
 __all__ = ["Overlap", "Part", "fisher_overlap", "fold_overlap", "jackknife_interval", "split_half"]
 
@@ -41,7 +41,7 @@ class Overlap:
 
     Attributes:
         whole: over all tensors, each Fisher normalised over all.
-        by_layer, by_kind: within groups of tensors, by the group's name; see :mod:`fuseforget.fisher.groups`.
+        by_layer, by_kind: within groups of tensors, by the group's name; see :mod:`fuseforget.checkpoint.groups`.
         leave_out: ``whole`` without each fold of the examples in turn; empty where there are no folds.
     """
 
@@ -146,7 +146,7 @@ def _blocks(count: int) -> list[slice]:
 def _parts(names: Sequence[str], groups: Mapping[str, str], moments: Values) -> dict[str, Part]:
     whole = moments.sum(0)
     parts = {}
-    for group in dict.fromkeys(groups[name] for name in names):
+    for group in dict.fromkeys(groups.values()):
         one, two, roots = moments[[i for i, name in enumerate(names) if groups[name] == group]].sum(0)
         overlap = float(roots / np.sqrt(one * two)) if one > 0 and two > 0 else None
         parts[group] = Part(overlap, float(one / whole[0]), float(two / whole[1]))

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
+from fuseforget.fisher.kernels import add_squared_outer
+
 __all__ = ["Dense", "Outer", "Part", "Rows", "Use", "add_squares", "kind_of", "parts_of"]
 
 Tensor = torch.Tensor
@@ -117,10 +119,14 @@ def _add_outer(total: Tensor, rows: Tensor, columns: Tensor) -> None:
         each = torch.arange(len(rows), device=rows.device)
         total.addmm_(rows[each, picked].square().T, columns[each, picked].square())
         return
+    spans = _spans(used)
+    if total.device.type == "cpu" and total.is_contiguous():
+        add_squared_outer(total, rows, columns, spans)
+        return
     height, width = total.shape
     step = -(-height // -(-height * width // TILE))
     product = total.new_empty(step, width)
-    for number, (first, end) in enumerate(_spans(used)):
+    for number, (first, end) in enumerate(spans):
         r, c = rows[number, first:end], columns[number, first:end]
         for start in range(0, height, step):
             tile = total[start : start + step]

@@ -6,19 +6,18 @@ same bits on every machine: no sum is reordered, no multiplication fused. Compil
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from fuseforget.compiling import compiled
 
 __all__ = [
     "count_high", "delta_bits", "elect_and_merge", "gather_low", "keep_between", "keep_by_rank", "keep_random", "kept_sizes",
     "rank_keys", "spread_bits", "uniform",
 ]  # fmt: skip
 
-F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -27,14 +26,6 @@ LANES = 16  # sums side by side, which the compiler turns into vector operations
 U32 = np.uint64(32)
 BITS_24 = np.uint64(40)  # what is shifted out to leave the upper 24 of 64 bits
 UNIT = np.float32(2.0**-24)
-
-
-def compiled(function: F) -> F:
-    """Compile on the first call; keep the result on disk where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)  # type: ignore[return-value]
-    except RuntimeError:  # neither beside the source nor in the user's cache may be written
-        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[return-value]
 
 
 @compiled

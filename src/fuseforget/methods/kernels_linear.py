@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
-from fuseforget.methods.kernels import compiled
+from fuseforget.compiling import compiled
 
 __all__ = ["combine", "products"]
 

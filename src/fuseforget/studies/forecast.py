@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.errors import InputError
-from fuseforget.forecast import PREDICTORS, fisher_overlap, forecast_from
+from fuseforget.fisher import fisher_overlap
+from fuseforget.forecast import PREDICTORS, forecast_from
 from fuseforget.geometry import compare_task_vectors
 from fuseforget.knowledge import holm, knows_more, retention
 from fuseforget.knowledge.ranks import FEWEST, pair_correlation, separation
@@ -151,7 +152,7 @@ def _forecasts(
         accuracy = _values(run, model=rules[b], probe=rules[a]).mean()
         found["others_know"][a, b] = accuracy
         if fishers is not None and fisher_of is not None:
-            found["fisher_overlap"][a, b] = fisher_overlap(fishers[a], fisher_of(rules[b], rules[a]))
+            found["fisher_overlap"][a, b] = fisher_overlap(dict(fishers[a]), dict(fisher_of(rules[b], rules[a]))).whole
     return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["kinds_of", "layers_of"]
+__all__ = ["is_numbered", "kinds_of", "layers_of"]
 
 
 def layers_of(names: Sequence[str]) -> dict[str, str]:
-    """Return each tensor's layer: its first number, with the words before it where stacks differ (encoder, decoder).
+    """Return each tensor's layer, in order of depth: its first number, with the words before it where stacks differ.
 
     Tensors without a number belong to ``embeddings`` where a word of theirs says so, else to their module beside the stack
     (``pooler``, ``classifier``, ``norm``).
@@ -25,7 +25,23 @@ def layers_of(names: Sequence[str]) -> dict[str, str]:
             layers[name] = "embeddings"
         else:
             layers[name] = _beside(before, stems)
-    return layers
+    return dict(sorted(layers.items(), key=lambda item: _depth(item[1])))
+
+
+def _depth(layer: str) -> tuple[int, int]:
+    """Where a layer stands among others: embeddings, then stacks by number, then what is beside them."""
+    number = _number(layer)
+    return (0, 0) if layer == "embeddings" else (2, 0) if number is None else (1, number)
+
+
+def is_numbered(layer: str) -> bool:
+    """Whether a layer of :func:`layers_of` is one of a stack, not a module beside it."""
+    return _number(layer) is not None
+
+
+def _number(layer: str) -> int | None:
+    last = layer.rpartition(".")[2].rpartition(" ")[2]
+    return int(last) if last.isdecimal() else None
 
 
 def kinds_of(names: Sequence[str]) -> dict[str, str]:
