@@ -16,6 +16,7 @@ from fuseforget.records import read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.facts import Facts
 from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
+from fuseforget.studies.shortcuts.settings import PARTS
 from fuseforget.sweep import probe
 from fuseforget.train import TrainSettings
 from fuseforget.train.trainer import fine_tune
@@ -95,13 +96,17 @@ def test_every_rule_and_every_part_from_end_to_end(architecture, tmp_path):
     for name, examples in (("train", texts_of(96, 1)), ("validation", texts_of(40, 2))):
         rows = "".join(f"{t}\t{y}\n" for t, y in zip(examples.texts, examples.labels, strict=True))
         (data / f"{name}.tsv").write_text("sentence\tlabel\n" + rows)
-    settings = settings_for("small", base=base, data=data, rules=("st", "op", "tic", "or", "and", "mt", "lt"))
+    rules = ("st", "op", "tic", "or", "and", "mt", "lt")
+    settings = settings_for("small", base=base, data=data, rules=rules, parts=tuple(PARTS))
     fast = TrainSettings(max_epochs=1, learning_rate=3e-3, batch_size=32)
     run = tmp_path / "run"
     records = run_shortcut_study(replace(settings, train=fast, steps=2), run)
     facts = Facts(read_run(run), read_records(run))
     assert facts.missing() == {}
-    assert facts.parts == ["pairs", "shared", "triangle", "growth"]
+    assert facts.parts == ["pairs", "shared", "triangle", "growth", "forecast", "methods"]
+    kinds = {r["kind"] for r in records}
+    assert "method_result" in kinds
+    assert len(kinds & {"rank_correlation", "unjudged"}) == 1, "after an epoch on 96 texts few rules are learned"
     assert len(facts.paths) == 11
     assert len(facts.six) == 7
     assert "not finished" not in write_report([run], tmp_path / "page.md").read_text()

@@ -9,7 +9,8 @@ __all__ = ["RANDOM", "TASK", "Curve", "Facts", "Record", "cell"]
 
 Record = dict[str, Any]
 TASK, RANDOM = "task", "random"
-JUDGED = {"forecast": "rank_correlation", "methods": "method_result"}  # the records that a part ends in
+# The records that a part ends in, one of them.
+JUDGED = {"forecast": {"rank_correlation", "unjudged"}, "methods": {"method_result"}}
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Facts:
                 if (model, rule) not in judged
             ),
             *(f"averages of {size}" for size in self.missing_growth()),
-            *(self.names([part]) for part, kind in JUDGED.items() if part in self.parts and kind not in self.kinds),
+            *(self.names([part]) for part, ends in JUDGED.items() if part in self.parts and not ends & self.kinds),
         ]
 
 

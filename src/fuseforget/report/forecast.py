@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["forecast_blocks"]
 
 Record = dict[str, Any]
+TITLE = "Can it be forecast what fusing keeps?"
 PAPERS = "fisher_overlap"  # the paper's own candidate (Table 4), always drawn
 SIGNIFICANT = 0.05
 KEPT = 0.5
@@ -49,6 +50,9 @@ def forecast_blocks(records: list[Record], titles: dict[str, str]) -> list[Block
         titles: the rules' names for readers.
     """
     judged = sorted((r for r in records if r["kind"] == "rank_correlation"), key=lambda r: (-r["value"], r["predictor"]))
+    unjudged = next((r for r in records if r["kind"] == "unjudged"), None)
+    if unjudged is not None:
+        return [Heading(TITLE), Paragraphs([_unjudged(unjudged, titles)], "warn")]
     if not judged:
         return []
     kept = {(tuple(r["pair"]), r["rule"]): r for r in records if r["kind"] == "midpoint_retention"}
@@ -57,7 +61,7 @@ def forecast_blocks(records: list[Record], titles: dict[str, str]) -> list[Block
         if record["kind"] == "forecast":
             forecasts.setdefault(record["predictor"], {})[tuple(record["pair"]), record["rule"]] = record["value"]
     return [
-        Heading("Can it be forecast what fusing keeps?"),
+        Heading(TITLE),
         Paragraphs(_headline(judged), "lead"),
         Table(
             "Forecasts against measured retention",
@@ -68,6 +72,12 @@ def forecast_blocks(records: list[Record], titles: dict[str, str]) -> list[Block
         Pictures(_pictures(judged, forecasts, kept, titles)),
         Details("Every case", [_cases(judged, forecasts, kept, titles)]),
     ]
+
+
+def _unjudged(record: Record, titles: dict[str, str]) -> str:
+    learned = ", ".join(titles.get(rule, rule) for rule in record["learned"]) or "none"
+    needed = f"{record['needed']} specialists that learned their shortcut are needed, and cases that differ"
+    return f"Not judged: {needed}; learned: {learned}."
 
 
 def _title(predictor: str) -> str:

@@ -62,7 +62,8 @@ def validate_forecast(
     Returns:
         The run's records, with these added: ``forecast`` (pair, rule, predictor, value), ``midpoint_retention`` (pair, rule,
         value, low, high, n), ``rank_correlation`` (predictor, rho with its interval and p-values, how well it tells kept
-        from forgotten), ``undefined`` (a predictor that has no number for some case, and is left out).
+        from forgotten), ``undefined`` (a predictor that has no number for some case, or the same for all, and is left out),
+        ``unjudged`` (too few specialists learned what they are asked for, or all cases kept the same).
 
     Raises:
         InputError: fewer than four specialists; Fishers or models that do not fit one another.
@@ -182,6 +183,16 @@ def _conclude(run: Run, rules: Sequence[str], seed: int) -> None:
             else:
                 outcomes[where] = record["value"]
     judged = {record["predictor"] for record in run.records if record["kind"] == "rank_correlation"}
+    learned = [rule for rule, row in zip(rules, outcomes, strict=True) if np.isfinite(row).any()]
+    if len(learned) < FEWEST or np.ptp(outcomes[np.isfinite(outcomes)]) == 0:
+        if run.find("unjudged") is None:
+            run.add("unjudged", what="forecast", learned=learned, needed=FEWEST)
+        return
+    for name, values in list(forecasts.items()):
+        if np.ptp(values[np.isfinite(outcomes)]) == 0:  # says the same of every case: there is nothing to rank
+            del forecasts[name]
+            if run.find("undefined", predictor=name) is None:
+                run.add("undefined", predictor=name)
     if forecasts.keys() <= judged:
         return
     found = {name: pair_correlation(values, outcomes, seed=seed) for name, values in forecasts.items()}
