@@ -249,7 +249,7 @@ def test_wide_matrices_are_read_and_written_by_columns(raw, tmp_path, monkeypatc
     monkeypatch.setattr(group_module, "BLOCK", 1)
     monkeypatch.setattr(group_module, "SPAN", 1)
     for piece in (1, 250, 10**6):
-        monkeypatch.setattr(sys.modules["fuseforget.fuse.stream"], "PIECE", piece)
+        monkeypatch.setattr(sys.modules["fuseforget.fuse.streamed"], "PIECE", piece)
         for method, values in expected.items():
             out, seen = tmp_path / f"{method}{piece}", []
             plan = plan_recipe(make_recipe(paths, method, None, {}, base=str(root)))

@@ -114,14 +114,17 @@ def test_a_run_of_before_there_were_parts_goes_on(inputs, tmp_path):
 def test_parts_that_the_rules_do_not_allow():
     assert settings_for("tiny").parts == ("pairs",)
     assert settings_for("tiny").pairs == (("op", "tic"), ("or", "and"))
-    assert settings_for("small", base="b", data="d").parts == ("pairs", "shared", "triangle", "growth")
+    assert settings_for("small", base="b", data="d").parts == ("pairs", "shared", "triangle", "growth", "forecast")
     assert settings_for("small", base="b", data="d", rules=("op", "tic")).parts == ("pairs",)
+    assert settings_for("tiny", parts=("methods", "growth")).parts == ("growth", "methods")
     with pytest.raises(InputError, match="part triangle: expected the rules st, op, or"):
         settings_for("tiny", parts=("triangle",))
     with pytest.raises(InputError, match="3 rules or more"):
         settings_for("tiny", rules=("op", "tic"), parts=("growth",))
+    with pytest.raises(InputError, match="4 rules or more"):
+        settings_for("tiny", rules=("op", "tic", "or"), parts=("forecast",))
     with pytest.raises(InputError, match="one of pairs, shared"):
-        settings_for("tiny", parts=("methods",))
+        settings_for("tiny", parts=("method",))
 
 
 def test_other_texts_under_one_rule_are_refused(inputs):
