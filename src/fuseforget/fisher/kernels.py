@@ -64,8 +64,11 @@ def _add(total: Array, rows: Array, columns: Array, spans: Array) -> None:
                 s0, s1, s2, s3 = s[t], s[t + 1], s[t + 2], s[t + 3]
                 c0, c1, c2, c3 = c[t], c[t + 1], c[t + 2], c[t + 3]
                 for j in range(width):
-                    left[j] += r0 * c0[j] + r1 * c1[j] + r2 * c2[j] + r3 * c3[j]
-                    right[j] += s0 * c0[j] + s1 * c1[j] + s2 * c2[j] + s3 * c3[j]
+                    # In steps that are a multiplication and an addition each.
+                    x, y = left[j] + r0 * c0[j], right[j] + s0 * c0[j]
+                    x, y = x + r1 * c1[j], y + s1 * c1[j]
+                    x, y = x + r2 * c2[j], y + s2 * c2[j]
+                    left[j], right[j] = x + r3 * c3[j], y + s3 * c3[j]
                 t += 4
             while t < end:
                 r0, s0, c0 = r[t], s[t], c[t]
