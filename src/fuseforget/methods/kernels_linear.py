@@ -103,7 +103,7 @@ def _all_finite_typed(stored: Any) -> Any:
 
 @compiled
 def _aligned(count: int, like: Array) -> Array:
-    """Return room for values of another array's type from the start of a cache line: vectors across two lines take twice as long."""
+    """Return room for values of another array's type from the start of a cache line: vectors across two lines cost twice."""
     room = np.empty(count + LINE // like.itemsize, like.dtype)
     begin = -room.ctypes.data % LINE // like.itemsize
     return room[begin : begin + count]
