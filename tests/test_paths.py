@@ -155,3 +155,17 @@ def test_three_models_by_a_method_of_two_are_refused(models):
 def test_targets_of_another_shape_are_refused(models):
     with pytest.raises(InputError, match="the models' shapes"):
         InPlace(models[1:2]).into({"classifier.bias": torch.empty(3)})
+
+
+@pytest.mark.parametrize("name", ["seed", "steps", "densities"])
+def test_a_parameter_that_the_method_does_not_have_is_refused_before_anything_is_read(name):
+    """Also one that is called like an argument of the function behind the command."""
+    from typer.testing import CliRunner
+
+    from fuseforget.cli import app
+
+    done = CliRunner().invoke(
+        app, ["path", "a", "b", "--probes", "p.yaml", "-o", "out", "--method", "ties", "--param", f"{name}=1"]
+    )
+    assert isinstance(done.exception, InputError)
+    assert name in str(done.exception)

@@ -176,7 +176,10 @@ def test_a_shortcut_that_was_not_learned_is_not_judged(source, tmp_path):
 
 
 def test_what_is_no_finished_study_is_refused(source, tmp_path):
-    for change, message in (({"base": "x"}, "a finished shortcut study alone"), ({"source": None}, "--from RUN")):
+    for change, message in (
+        ({"base": "x"}, "found --base beside it"), ({"scale": "tiny", "ratio": 5.0}, "found --scale, --ratio beside it"),
+        ({"source": None}, "--from RUN"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             study("fisher", tmp_path / "run", **{"source": source, **change})
     with pytest.raises(InputError, match="no run to start from"):

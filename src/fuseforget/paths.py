@@ -94,6 +94,8 @@ def path(
             run, resident, checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed,
             parameters=parameters, say=say,
         )  # fmt: skip
+        for note in resident.notes:
+            say(f"note: {note}")
         return [record for record in run.records if record["kind"] == "measurement"]
 
 

@@ -88,6 +88,11 @@ class Resident:
         shared = [name for name in endpoints[0] if all(name in one.infos for one in endpoints)]
         self._planned[1].into(self.tensors(shared), weights)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the last point was fused."""
+        return () if self._planned is None else self._planned[1].notes
+
     def set_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Set the resident weights to these: a model that was computed in another way."""
         set_weights(self._classifier.model, tensors)

@@ -46,12 +46,15 @@ def path(
 ) -> None:
     """Measure probes at points between two models, or on the triangle of three."""
     from fuseforget.cli.fuse import parse_parameters
+    from fuseforget.methods import get_method
     from fuseforget.paths import path as walk
 
+    parameters = parse_parameters(param or [])
+    for name in parameters:
+        get_method(method).parameter(name)  # refuses what it does not have
     records = walk(
-        models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, say=progress_lines(),
-        **parse_parameters(param or []),
-    )  # fmt: skip
+        models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, say=progress_lines(), **parameters
+    )
     _print(records, ["weights"], as_json)
 
 

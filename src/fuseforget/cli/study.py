@@ -17,13 +17,17 @@ def study(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
     data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
-    scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    scale: Annotated[str | None, typer.Option(help="tiny, small (the default) or paper.")] = None,
     rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
     sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
-    ratio: Annotated[float, typer.Option(help="Synthetic over original part; the paper's text: 0.2, its code: 5.")] = 0.2,
+    ratio: Annotated[
+        float | None, typer.Option(help="Synthetic over original part; the paper's text, and the default: 0.2, its code: 5.")
+    ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="pairs, shared, triangle, growth, forecast or methods; a finished run can be asked for more."),
+        typer.Option(
+            help="pairs, shared, triangle, growth, forecast, methods; default: the scale's. A finished run can be asked for more."
+        ),
     ] = None,
     methods: Annotated[bool, typer.Option("--methods", help="Also fuse by every method that needs no data.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,

@@ -114,6 +114,8 @@ def split_half(folds: Sequence[Fisher], counts: Sequence[int]) -> float:
             values = [count * _read(fold[name], block) for fold, count in zip(folds, counts, strict=True)]
             halves = np.sum(values[::2], axis=0), np.sum(values[1::2], axis=0)
             total += [halves[0].sum(), halves[1].sum(), np.sqrt(halves[0] * halves[1]).sum()]
+    if not (total[:2] > 0).all():
+        raise InputError("Fisher", expected="some information in both halves of the texts", found="zeros alone in one")
     return float(total[2] / np.sqrt(total[0] * total[1]))
 
 

@@ -37,12 +37,13 @@ def add_squared_outer(total: torch.Tensor, rows: torch.Tensor, columns: torch.Te
         for part in work:
             _add(*part)
     else:
-        list(_pool(workers).map(lambda part: _add(*part), work))
+        list(_pool(workers, os.getpid()).map(lambda part: _add(*part), work))
 
 
 @cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, f"fisher-{os.getpid()}")
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(workers, f"fisher-{process}")
 
 
 @compiled_contracting

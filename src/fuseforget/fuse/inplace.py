@@ -74,8 +74,14 @@ class InPlace:
         try:
             plan.files.open(sorted(self._files))
             stream(replace(plan, tensors=tensors), _Into(targets))
+            plan.files.verify()
         finally:
             self._close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the plan, such as tensors that the base lacks."""
+        return self._plan.notes
 
     def _weights(self, weights: Sequence[float]) -> tuple[float, ...]:
         method, count = self._plan.method, len(self._plan.checkpoints)

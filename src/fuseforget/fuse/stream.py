@@ -89,7 +89,10 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs) -> None:
 
 def _write_columns(outputs: Outputs, spec: TensorSpec, first: int, columns: torch.Tensor) -> None:
     """Write columns of a matrix, given as rows, from column ``first`` on."""
-    for row, values in enumerate(columns.T.contiguous()):
+    import torch
+
+    # A clone, since the transpose of a single column counts as contiguous whatever its strides.
+    for row, values in enumerate(columns.T.clone(memory_format=torch.contiguous_format)):
         outputs.write(spec, row * spec.shape[1] + first, as_bytes(values))
 
 

@@ -50,7 +50,7 @@ class Streamed(Group):
     def alone(self, model: int) -> Streamed:
         part = copy.copy(self)
         one = slice(model, model + 1)
-        part.models, part._looked_at = 1, set()
+        part.models, part._looked_at, part.stored = 1, set(), None
         sources, readers = self._tensor.sources[one], self._tensor.readers[one]
         part._tensor = dataclasses.replace(self._tensor, sources=sources, readers=readers, statistics=())
         part._sources = part._tensor.all_sources

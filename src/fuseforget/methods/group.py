@@ -270,7 +270,7 @@ def row_length(shape: Sequence[int]) -> int:
 
 def panel_rows(columns: int) -> int:
     """Rows of a panel: many enough for products of matrices, few enough to be a part of the columns' inner products."""
-    return max(1, columns // 4, BLOCK * SPAN // columns)
+    return max(1, columns // 8, BLOCK * SPAN // columns)
 
 
 def compute_dtype(tensors: Sequence[torch.Tensor]) -> torch.dtype:

@@ -122,7 +122,8 @@ class _Factor:
             return None
         roots = diagonal.sqrt()
         matrix.div_(roots).div_(roots[:, None])
-        largest = float(matrix.abs().sum(dim=0).max())
+        # The matrix is symmetric; in parts, since absolute values are a copy.
+        largest = max(float(rows.abs().sum(dim=1).max()) for rows in torch.split(matrix, panel_rows(len(matrix))))
         info = torch.empty((), dtype=torch.int32, device=matrix.device)
         # In place: LAPACK gives columns, which are the rows here.
         torch.linalg.cholesky_ex(matrix.T, out=(matrix.T, info))
@@ -140,16 +141,27 @@ class _Factor:
         vector[1::2].neg_()  # as LAPACK begins: near orthogonal to nothing that is common
         norm = 1.0
         for _ in range(5):
-            vector = torch.cholesky_solve((vector / vector.norm())[:, None], self._lower)[:, 0]
+            vector = self._solved((vector / vector.norm())[None])[0]
             norm = float(vector.norm())
         return norm
 
     def solve(self, right: torch.Tensor) -> torch.Tensor:
         """``right`` times the inverse of the matrix as it was; right is overwritten."""
+        return self._solved(right.div_(self._roots)).div_(self._roots)
+
+    def _solved(self, right: torch.Tensor) -> torch.Tensor:
+        """``right`` times the inverse of the scaled matrix, in its place."""
         import torch
 
-        solved = torch.cholesky_solve(right.div_(self._roots).T, self._lower).T
-        return solved.div_(self._roots)
+        if right.device.type != "cpu":
+            return torch.cholesky_solve(right.T, self._lower).T
+        from scipy.linalg.lapack import dpotrs
+
+        # LAPACK itself: torch would copy the factor at every call. Rows here are its columns.
+        solved, info = dpotrs(self._lower.numpy(), right.numpy().T, lower=1, overwrite_b=1)
+        if info:
+            raise RuntimeError(f"dpotrs: argument {-info} is not valid")
+        return torch.from_numpy(solved.T)
 
 
 def _sum(group: Group, shares: Sequence[float], scale: float) -> torch.Tensor:

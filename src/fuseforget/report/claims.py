@@ -110,7 +110,7 @@ def _random_claim(facts: Facts, path: str, where: str) -> list[str]:
     task_left = (task["high"] - CHANCE) / (known["value"] - CHANCE) if known["low"] > CHANCE else None
     parts = [left and left.high <= FORGOTTEN, None if task_left is None else task_left <= FORGOTTEN]
     found = f"left at random: {facts.title(rule)} {words(left)}; task {known['value']:.3f} to {cell(task)}"
-    return [f"{where}: the shortcut and the task fall to chance", found, verdict_on(parts)]
+    return [f"{where}: the shortcut and the task fall to chance or below", found, verdict_on(parts)]
 
 
 def _dependent_claim(facts: Facts, path: str, where: str, wide: str, narrow: str) -> list[str]:

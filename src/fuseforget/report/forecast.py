@@ -30,7 +30,7 @@ TITLES = {
     "fisher_overlap": "Fisher overlap",
     "others_know": "accuracy of the other model",
 }
-NEEDS_PROBE = {"others_know"}
+NEEDS_PROBE = {"others_know", "fisher_overlap"}
 NOTE = (
     "Of every pair of specialists fused half and half, how well a number known before ranks how much of each one's shortcut is "
     "left. Spearman's rho with a 95 % jackknife interval over rules; p from exchanging the rules' names (exact up to seven "
@@ -178,4 +178,6 @@ def _cases(
         numbers = [f"{forecasts[name][pair, rule]:.4g}" for name in names]
         rows.append([titles.get(rule, rule), titles.get(other, other), cell(record), *numbers])
     header = ["shortcut", "fused with", "left midway", *map(_title, names)]
-    return Table("", header, rows, "The most kept first; forecasts from the best to the worst. Made before anything was fused.")
+    return Table(
+        "", header, rows, "The most kept first; forecasts from the best to the worst. Computed without a look at any fused model."
+    )

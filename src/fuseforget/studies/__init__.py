@@ -20,10 +20,10 @@ def study(
     *,
     base: str | Path | None = None,
     data: str | Path | None = None,
-    scale: str = "small",
+    scale: str | None = None,
     rules: tuple[str, ...] | None = None,
     sentences: int | None = None,
-    ratio: float = 0.2,
+    ratio: float | None = None,
     seed: int = 0,
     source: str | Path | None = None,
     parts: tuple[str, ...] | None = None,
@@ -37,10 +37,11 @@ def study(
         out: the run's directory.
         base: the pretrained model; the tiny scale makes its own.
         data: labelled texts with a training and a validation split; the tiny scale makes its own.
-        scale: ``tiny`` (the demo), ``small`` (a few thousand texts) or ``paper`` (all texts, the paper's settings).
+        scale: ``tiny`` (the demo), ``small`` (a few thousand texts; the default) or ``paper`` (all texts, the paper's settings).
         rules: which shortcuts; default: the scale's.
         sentences: how many training texts; default: the scale's, or all where there are fewer.
-        ratio: the size of the synthetic over the original part (the paper's text: 0.2; its code splits the other way: 5).
+        ratio: the size of the synthetic over the original part (the paper's text, and the default: 0.2; its code splits the other
+            way: 5).
         seed: of everything random.
         source: the finished shortcut study whose specialists the Fisher study compares; it takes base, data, scale and rules
             from there.
@@ -51,18 +52,32 @@ def study(
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
     if name == "fisher":
-        if source is None or base is not None or data is not None or rules or sentences is not None or parts or methods:
-            raise InputError(
-                "study fisher", expected="a finished shortcut study alone (--from RUN)", found="other options or none"
-            )
+        beside = {
+            "base": base,
+            "data": data,
+            "scale": scale,
+            "rule": rules,
+            "sentences": sentences,
+            "ratio": ratio,
+            "part": parts,
+        }
+        given = [f"--{option}" for option, value in beside.items() if value is not None] + ["--methods"] * methods
+        if source is None or given:
+            expected = "a finished shortcut study, which all else is taken from (--from RUN)"
+            found = f"{', '.join(given)} beside it" if source is not None else "none"
+            raise InputError("study fisher", expected=expected, found=found)
         from fuseforget.studies.fisher import FisherStudy, run_fisher_study
 
         return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), say=say)
     if source is not None:
         raise InputError(f"study {name}", expected="no run to start from", found=str(source))
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
+    from fuseforget.studies.shortcuts.settings import RATIO
 
-    settings = settings_for(scale, base=base, data=data, rules=rules, sentences=sentences, ratio=ratio, seed=seed, parts=parts)
+    settings = settings_for(
+        scale or "small", base=base, data=data, rules=rules, sentences=sentences, ratio=RATIO if ratio is None else ratio,
+        seed=seed, parts=parts,
+    )  # fmt: skip
     if methods and "methods" not in settings.parts:
         settings = replace(settings, parts=(*settings.parts, "methods"))
     return run_shortcut_study(settings, Path(out), say=say)

@@ -1,7 +1,7 @@
 """Is a forecast of what fusing keeps worth anything? Forecasts beside measured retention, for all pairs of specialists.
 
-Every pair is fused to its midpoint. All forecasts are records of the run before the first midpoint is measured, and the
-predictors are a fixed list: none is chosen by how well it does.
+Every pair is fused to its midpoint. Forecasts are computed without a look at any fused model and are records of the run before
+the first retention of a midpoint is. The predictors are a fixed list: none is chosen by how well it does.
 """
 
 from __future__ import annotations

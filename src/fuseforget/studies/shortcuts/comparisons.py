@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 def fuse_by_methods(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
     """Fuse the specialists by every method that needs no data, beside models that fuse no weights."""
-    mixed = run.find("part", name="shared") is not None
+    mixed = all(run.find("training", name=name) is not None for name in SHARED)
     shared = {"models": tuple(SHARED), "shared": "tic", "unshared": ("op", "or")} if mixed else None
     compare_methods(
         run, start=_model(run, "start"), specialists={rule: _model(run, rule) for rule in settings.rules}, resident=resident,
