@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.checkpoint import Checkpoint, Difference, open_checkpoint, require_same
-from fuseforget.checkpoint.compare import refuse
+from fuseforget.checkpoint.compare import missing_prefix, refuse
 from fuseforget.checkpoint.groups import kinds_of, layers_of
 from fuseforget.checkpoint.tokens import moved_tokens
 from fuseforget.errors import InputError
@@ -197,7 +197,7 @@ def open_all(models: Sequence[Source], base: Source) -> tuple[list[Checkpoint], 
 
 def _origins(models: Sequence[Checkpoint], base: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]:
     """The base's name of each floating tensor that is compared, and those that it lacks or that have new rows."""
-    prefix = _missing_prefix(models[0], base)
+    prefix = missing_prefix(models[0], base)
     origins, left_out, differences = {}, [], []
     for name, info in models[0].infos.items():
         # What some of them lack only repeats a tensor that all have: `require_same` saw to that.
@@ -224,12 +224,6 @@ def _has_new_rows(tuned: tuple[int, ...], base: tuple[int, ...]) -> bool:
 
 def _open(source: Source) -> Checkpoint:
     return source if isinstance(source, Checkpoint) else open_checkpoint(source)
-
-
-def _missing_prefix(model: Checkpoint, base: Checkpoint) -> str:
-    """What a tuned model's names have before the base's: ``bert.`` where the base was saved without a head; else nothing."""
-    heads = {"", *(name.partition(".")[0] + "." for name in model.infos if "." in name)}
-    return max(sorted(heads), key=lambda head: sum(f"{head}{name}" in model.infos for name in base.infos))
 
 
 def _curvatures(

@@ -77,9 +77,8 @@ class Resident:
                 alone is not planned again.
         """
         read = [file for one in (*endpoints, *([] if base is None else [base])) for file in one.files]
-        stored = [
-            (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in read
-        ]  # a file that was replaced is another
+        # A file that was replaced is another.
+        stored = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in read]
         key = repr((stored, method, base is None, seed, sorted((parameters or {}).items())))
         if self._planned is None or self._planned[0] != key:
             models = [one.path for one in endpoints]

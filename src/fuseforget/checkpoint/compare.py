@@ -14,7 +14,7 @@ from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
 from fuseforget.checkpoint.tokens import moved_tokens, read_tokens
 from fuseforget.errors import InputError, MismatchError
 
-__all__ = ["Difference", "check", "compare", "refuse", "require_same"]
+__all__ = ["Difference", "check", "compare", "missing_prefix", "refuse", "require_same"]
 
 # Configuration that changes what the same weights compute: differing here, an average of weights means nothing.
 STRUCTURAL = {
@@ -80,6 +80,12 @@ def _has_more_rows(tuned: Checkpoint, base: Checkpoint, name: str) -> bool:
     a, b = tuned.infos[name].shape, base.infos[name].shape
     sizes = tuned.config.get("vocab_size"), base.config.get("vocab_size")
     return bool(a and b) and a[1:] == b[1:] and (a[0], b[0]) == sizes and a[0] > b[0]
+
+
+def missing_prefix(model: Checkpoint, base: Checkpoint) -> str:
+    """What a tuned model's names have before the base's: ``bert.`` where the base was saved without a head; else nothing."""
+    heads = {"", *(name.partition(".")[0] + "." for name in model.infos if "." in name)}
+    return max(sorted(heads), key=lambda head: sum(f"{head}{name}" in model.infos for name in base.infos))
 
 
 def require_same(checkpoints: Sequence[Checkpoint]) -> list[Difference]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fuseforget.checkpoint import DTYPES, Adapter, Checkpoint, TensorSpec
+from fuseforget.checkpoint.compare import missing_prefix
 from fuseforget.errors import InputError
 from fuseforget.fuse.adapted import Adapted
 from fuseforget.fuse.align import Alignment
@@ -61,7 +62,7 @@ class TensorPlanner:
     ) -> None:  # fmt: skip
         self._recipe, self._method, self._files, self._alignments = recipe, method, files, alignments
         self._checkpoints, self._base, self._statistics = checkpoints, base, statistics
-        self._base_prefix = "" if base is None else _missing_prefix(checkpoints[0], base)
+        self._base_prefix = "" if base is None else missing_prefix(checkpoints[0], base)
         self._without_base: list[str] = []
         self._arguments: dict[Any, dict[str, Any]] = {}
 
@@ -229,16 +230,6 @@ def _line_up(
         Gathered(source, alignment.rows[m], [(other, standing_in[n]) for n, other in members if n != m]) for m, source in members
     ]
     return lined[: len(sources)], None if base is None else lined[-1]
-
-
-def _missing_prefix(model: Checkpoint, base: Checkpoint) -> str:
-    """What a fine-tuned model's names have before the base's: ``bert.`` where that was saved without a head; else nothing."""
-    if any(name in base.infos for name in model.infos if layer_of(name) or model.infos[name].numel > 1):
-        return ""
-    prefixes = {name.split(".", 1)[0] + "." for name in model.infos if "." in name}
-    fitting = {p: sum(f"{p}{name}" in model.infos for name in base.infos) for p in prefixes}
-    best = max(fitting, key=lambda p: fitting[p], default="")
-    return best if best and fitting[best] > 0 else ""
 
 
 def _before_layers(name: str) -> bool:

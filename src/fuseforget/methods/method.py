@@ -69,9 +69,6 @@ class Parameter:
         return int(number) if whole else number
 
 
-WEIGHT = "weight"
-
-
 @dataclass(frozen=True)
 class Method:
     """A row of the table of methods.
