@@ -24,6 +24,7 @@ __all__ = [
     "Batch",
     "Classifier",
     "add_word_tokens",
+    "batch_tokens",
     "compute_dtype",
     "describe_cut",
     "device",
@@ -36,6 +37,7 @@ __all__ = [
     "random_like",
     "save_classifier",
     "set_weights",
+    "tokenise",
     "weight_slots",
 ]
 
@@ -212,7 +214,11 @@ def label_names(model: Any) -> tuple[str, ...]:
 
 def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget: int = TOKEN_BUDGET) -> list[Batch]:
     """Tokenise once and group by length: each batch holds at most ``token_budget`` tokens, padding included."""
-    ids, cut = tokenise(classifier, texts)
+    return batch_tokens(classifier, *tokenise(classifier, texts), token_budget=token_budget)
+
+
+def batch_tokens(classifier: Classifier, ids: Sequence[list[int]], cut: set[int], *, token_budget: int) -> list[Batch]:
+    """The same of texts that :func:`tokenise` has taken apart."""
     pad = classifier.tokenizer.pad_token_id
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     groups: list[list[int]] = [[]]

@@ -11,7 +11,7 @@ import torch
 
 from fuseforget.errors import FuseForgetError, InputError, require_seed
 from fuseforget.fisher.gradients import Choose, Differentiator
-from fuseforget.models import Batch, Classifier, describe_cut, encode_batches, load_classifier, max_tokens
+from fuseforget.models import Batch, Classifier, batch_tokens, describe_cut, load_classifier, max_tokens, tokenise
 
 __all__ = ["LABELS_FROM", "Fisher", "Fishers", "diagonal_fisher"]
 
@@ -69,8 +69,8 @@ class Fishers:
         self._choose = _chooser(labels, labels_from, seed, int(classifier.model.config.num_labels))
 
     def __enter__(self) -> Fishers:
-        cut = sum(batch.cut for batch in encode_batches(self._classifier, self._texts))
-        note = describe_cut(cut, len(self._texts), max_tokens(self._classifier))
+        self._ids, self._cut = tokenise(self._classifier, self._texts)
+        note = describe_cut(len(self._cut), len(self._ids), max_tokens(self._classifier))
         if note:
             self._say(note)
         self._differentiator = Differentiator(self._classifier.model, self._probe())
@@ -96,7 +96,7 @@ class Fishers:
             raise InputError("texts", expected="at least one", found="none")
         self._differentiator.reset()
         taken = np.asarray(rows, dtype=np.int64)
-        for batch in encode_batches(self._classifier, [self._texts[row] for row in rows], token_budget=self._budget):
+        for batch in self._batches(rows, self._budget):
             whole = Batch(taken[batch.rows], batch.input_ids, batch.attention_mask, batch.cut)
             self._differentiator.add(whole, self._choose)
         fisher = self._differentiator.totals
@@ -113,10 +113,13 @@ class Fishers:
 
     def _probe(self) -> Batch:
         """Two texts of different lengths, to try the model on: the shortest and the median one."""
-        lengths = [len(ids) for ids in self._classifier.tokenizer(self._texts, truncation=False, verbose=False)["input_ids"]]
-        order = np.argsort(lengths, kind="stable")
+        order = np.argsort([len(ids) for ids in self._ids], kind="stable")
         picked = dict.fromkeys([int(order[0]), int(order[len(order) // 2])])
-        return encode_batches(self._classifier, [self._texts[row] for row in picked], token_budget=2**40)[0]
+        return self._batches(list(picked), 2**40)[0]
+
+    def _batches(self, rows: Sequence[int], token_budget: int) -> list[Batch]:
+        cut = {place for place, row in enumerate(rows) if row in self._cut}
+        return batch_tokens(self._classifier, [self._ids[row] for row in rows], cut, token_budget=token_budget)
 
 
 def _check(classifier: Classifier, texts: Sequence[str], labels: Sequence[int] | None, labels_from: str) -> None:
