@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ __all__ = [
     "Names",
     "Table",
     "find_source",
+    "has_split",
     "parse_examples",
     "place",
     "read_columns",
@@ -26,6 +28,7 @@ __all__ = [
     "read_splits",
     "read_table",
     "require_column",
+    "require_splits",
     "text_column",
 ]
 
@@ -144,6 +147,13 @@ def read_splits(
     Raises:
         InputError: see :func:`read_examples`; a source without splits, whose one table would be both.
     """
+    require_splits(source, held_out)
+    train = read_examples(source, split="train", text=text, label=label)
+    return train, read_examples(source, split=held_out, text=text, label=label, like=train)
+
+
+def require_splits(source: str | Path, held_out: str) -> None:
+    """Raise unless a source can have a training set and one that is held out."""
     path = Path(source).expanduser()
     if path.is_file() or (path / "dataset_info.json").is_file():
         raise InputError(
@@ -151,8 +161,20 @@ def read_splits(
             expected=f"a directory or a hub id with the splits train and {held_out}",
             found="one table, which would be both",
         )
-    train = read_examples(source, split="train", text=text, label=label)
-    return train, read_examples(source, split=held_out, text=text, label=label, like=train)
+
+
+def has_split(source: str | Path, split: str) -> bool:
+    """Whether a directory or a hub data set has a split; nothing of it is read."""
+    path, names = Path(source).expanduser(), SPLIT_NAMES.get(split, (split,))
+    if (path / "dataset_dict.json").is_file():
+        return any((path / name).is_dir() for name in names)
+    if path.exists():
+        return any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
+    import datasets
+
+    name, _, configuration = str(source).partition(":")
+    with _hub_asked(str(source)):
+        return split in datasets.get_dataset_split_names(name, configuration or None)
 
 
 def read_table(source: str | Path, split: str) -> Table:
@@ -288,8 +310,16 @@ def _from_hub(source: str, split: str) -> tuple[Table, Names]:
     import datasets
 
     name, _, configuration = source.partition(":")
-    try:
+    with _hub_asked(source):
         return _columns(datasets.load_dataset(name, configuration or None, split=split))
+
+
+@contextmanager
+def _hub_asked(source: str) -> Iterator[None]:
+    import datasets
+
+    try:
+        yield
     # The client's errors are of its HTTP library's, of the system's and of its own making; each means: not to be had.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
