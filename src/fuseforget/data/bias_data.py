@@ -60,6 +60,7 @@ def save_bias_data(data: BiasData, directory: Path) -> None:
             found = f"{part.examples.label_names}, {part.value_names}"
             expected = f"the training set's labels and attributes, {train.examples.label_names}, {train.value_names}"
             raise InputError(f"{name} set", expected=expected, found=found)
+    for name, part in data.splits.items():
         write_rows(directory / f"{name}.jsonl", _rows(part))
     subset = {name: value for name, value in vars(data.subset).items() if name != "data"}
     description = {
