@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.data.examples import Examples, Names, Table, parse_examples, place, read_columns, require_column, text_column
+from fuseforget.data.examples import Examples, parse_examples
+from fuseforget.data.tables import Names, Table, place, read_columns, require_column, text_column
 from fuseforget.errors import InputError
 
 __all__ = ["AttributedExamples", "read_attributed"]

@@ -11,7 +11,8 @@ from typing import Any
 from fuseforget.data.attributes import AttributedExamples
 from fuseforget.data.biased import BiasedSubset
 from fuseforget.data.common import write_json, write_rows
-from fuseforget.data.examples import Examples, read_table
+from fuseforget.data.examples import Examples
+from fuseforget.data.tables import read_table
 from fuseforget.errors import InputError
 
 __all__ = ["BiasData", "is_bias_data", "load_bias_data", "save_bias_data"]

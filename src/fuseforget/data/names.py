@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fuseforget.data.examples import read_table
+from fuseforget.data.tables import read_table
 from fuseforget.errors import InputError
 
 __all__ = ["ATTRIBUTES", "NameTable", "read_names", "split_names"]

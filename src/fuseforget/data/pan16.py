@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 
 from fuseforget.data.attributes import AttributedExamples
 from fuseforget.data.common import generator
-from fuseforget.data.examples import Examples, read_table, require_column, text_column
+from fuseforget.data.examples import Examples
+from fuseforget.data.tables import read_table, require_column, text_column
 from fuseforget.errors import InputError, require_seed
 
 __all__ = ["Pan16", "plain_text", "read_pan16", "take_out_mentions"]
@@ -31,7 +32,7 @@ TRUTH = "truth.txt"
 LISTED = 10  # how many of what is damaged a message names
 
 BREAKS = re.compile(r"<(?:br|p|div|li)\b[^<>]*>", re.IGNORECASE)
-TAGS = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
+TAGS = re.compile(r"</?[A-Za-z][^<>]*>")
 # As Twitter links them: not after a letter (an e-mail address), nor after another sign that makes it none; never @a@b.
 MENTION = re.compile(r"(?<![\w!#$%&*@＠])[@＠][A-Za-z0-9_]+(?![\w@＠])")
 

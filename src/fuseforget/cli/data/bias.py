@@ -126,7 +126,7 @@ def _sign(
 
 def _read_columns(source: str, asked: Sequence[str], held_out: str, text: str | None, label: str, unit: str | None) -> Splits:
     from fuseforget.data import read_attributed
-    from fuseforget.data.examples import has_split, require_splits
+    from fuseforget.data.tables import has_split, require_splits
 
     require_splits(source, held_out)
     train = read_attributed(source, split="train", text=text, label=label, attributes=asked, unit=unit)
