@@ -267,10 +267,22 @@ def test_a_seed_repeats_and_another_differs():
     table = full_table(60)
     made = [make_biased(table, attribute="age", ratio=0.8, balanced=["gender"], size=80, seed=seed) for seed in (0, 0, 1, 2)]
     assert made[0] == made[1]
-    assert len({part.data.examples.texts for part in made}) == 3
+    assert len({frozenset(part.data.examples.texts) for part in made}) == 3  # other rows, not just in another order
     assert counted(made[0].data) == counted(made[2].data)
     # Shuffled: the labels do not come one after the other.
     assert all(list(part.data.examples.labels) != sorted(part.data.examples.labels) for part in made)
+
+
+def test_every_row_of_a_cell_is_as_likely_as_another():
+    table, seeds = full_table(20), 400
+    drawn = Counter(
+        text
+        for seed in range(seeds)
+        for text in make_biased(table, attribute="gender", ratio=0.5, balanced=["age"], size=80, seed=seed).data.examples.texts
+    )
+    assert len(drawn) == len(table)
+    # Each cell gives 10 of its 20 rows; 160 rows, so five standard deviations.
+    assert max(abs(count - seeds / 2) for count in drawn.values()) < 5 * np.sqrt(seeds / 4)
 
 
 @pytest.mark.parametrize(("ratio", "published"), [(0.6, "1/2"), (0.8, "4/5"), (0.7, "2/3"), (0.95, "19/20"), (0.5, "1/2")])
