@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "methods": {"errors", "compiling"},
     "knowledge": {"errors"},
     "data": {"errors"},
+    "erasure": {"errors"},
     "records": {"errors"},
     "fuse": {"errors", "checkpoint", "methods"},
     "geometry": {"errors", "checkpoint"},
