@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.erasure.checks import Codes, require_concepts, require_features
+from fuseforget.erasure.checks import Codes, Features, require_concepts, require_features
 from fuseforget.erasure.eraser import Eraser
 
 __all__ = ["fit_leace"]
@@ -35,18 +37,39 @@ def fit_leace(features: npt.ArrayLike, concepts: Mapping[str, npt.ArrayLike]) ->
         InputError: features that are no finite numbers, fewer than two; an attribute of another length or with one value alone.
     """
     import torch
-    from concept_erasure import LeaceFitter
 
     x = require_features(features)
     checked = require_concepts(concepts, len(x))
     mean = x.mean(axis=0, dtype=np.float64)
-    centred = torch.from_numpy(x.astype(np.float64) - mean)
+    centred = x - mean
+    axes = _told_from_rounding(centred, x)
     indicators = torch.from_numpy(np.hstack([_indicators(codes) for codes in checked.values()]))
-    fitter = LeaceFitter.fit(centred, indicators, shrinkage=False, constrain_cov_trace=False, svd_tol=NO_CORRELATION)
+    fitter = _fitter().fit(
+        torch.from_numpy(centred @ axes), indicators, shrinkage=False, constrain_cov_trace=False, svd_tol=NO_CORRELATION
+    )
     found = fitter.eraser
     left, right = found.proj_left.numpy(), found.proj_right.numpy()
     kept = np.abs(right).max(axis=1) > 0  # the library leaves what it truncated as zeros
-    return Eraser(left[:, kept].copy(), right[kept].copy(), mean, "leace", tuple(checked), {"n": len(x)})
+    return Eraser(axes @ left[:, kept], right[kept] @ axes.T, mean, "leace", tuple(checked), {"n": len(x)})
+
+
+def _told_from_rounding(centred: npt.NDArray[np.float64], features: Features) -> npt.NDArray[np.float64]:
+    """The principal axes on which features differ by more than the rounding of their own type, dimensions x how many.
+
+    Whitening would blow up the rest (saturated units of a pooler, say) until rounding decided what is erased.
+    """
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    rounding = (10 * np.finfo(features.dtype).eps) ** 2 * np.mean(np.square(features, dtype=np.float64))
+    unresolved = len(variances) * np.finfo(np.float64).eps * variances[-1]
+    return np.asarray(axes[:, variances > max(rounding, unresolved)])
+
+
+def _fitter() -> Any:
+    """The library's fitter; parts of the library that are not used here compile themselves in a way that torch now warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from concept_erasure import LeaceFitter
+    return LeaceFitter
 
 
 def _indicators(codes: Codes) -> npt.NDArray[np.float64]:
