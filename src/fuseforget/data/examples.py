@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,22 @@ import numpy as np
 
 from fuseforget.errors import InputError, require_seed
 
-__all__ = ["Examples", "find_source", "read_examples", "read_splits", "read_table"]
+__all__ = [
+    "Examples",
+    "Names",
+    "Table",
+    "find_source",
+    "has_split",
+    "parse_examples",
+    "place",
+    "read_columns",
+    "read_examples",
+    "read_splits",
+    "read_table",
+    "require_column",
+    "require_splits",
+    "text_column",
+]
 
 Table = dict[str, list[Any]]
 Names = dict[str, tuple[str, ...]]
@@ -96,12 +112,23 @@ def read_examples(
         InputError: nothing there or unreadable, no such split, no rows, a column absent, a text or a label missing (with
             the row's number), more labels than a classifier has, or one that ``like`` does not have.
     """
-    table, stored = _read(source, split)
-    where = f"{source} ({split})" if not Path(source).is_file() else str(source)
+    table, stored = read_columns(source, split)
+    return parse_examples(place(source, split), table, stored, text=text, label=label, like=like)
+
+
+def parse_examples(
+    where: str, table: Table, stored: Names, *, text: str | None = None, label: str = "label", like: Examples | None = None
+) -> Examples:
+    """The labelled texts of a table that is read already; arguments and errors as of :func:`read_examples`.
+
+    Args:
+        where: what messages call the table.
+        stored: the names of labels that are stored beside their numbers, by column.
+    """
     if not table or not next(iter(table.values())):
         raise InputError(where, expected="at least one example", found="no rows")
-    column = _column(where, table, text, TEXT_COLUMNS)
-    label_column = _column(where, table, label, (label,))
+    column = text_column(where, table, text)
+    label_column = require_column(where, table, label, (label,))
     texts = [_text(where, row, value) for row, value in enumerate(table[column], 1)]
     values = table[label_column]
     _require_labels(where, label_column, values)
@@ -120,6 +147,13 @@ def read_splits(
     Raises:
         InputError: see :func:`read_examples`; a source without splits, whose one table would be both.
     """
+    require_splits(source, held_out)
+    train = read_examples(source, split="train", text=text, label=label)
+    return train, read_examples(source, split=held_out, text=text, label=label, like=train)
+
+
+def require_splits(source: str | Path, held_out: str) -> None:
+    """Raise unless a source can have a training set and one that is held out."""
     path = Path(source).expanduser()
     if path.is_file() or (path / "dataset_info.json").is_file():
         raise InputError(
@@ -127,16 +161,33 @@ def read_splits(
             expected=f"a directory or a hub id with the splits train and {held_out}",
             found="one table, which would be both",
         )
-    train = read_examples(source, split="train", text=text, label=label)
-    return train, read_examples(source, split=held_out, text=text, label=label, like=train)
+
+
+def has_split(source: str | Path, split: str) -> bool:
+    """Whether a directory or a hub data set has a split; nothing of it is read."""
+    path, names = Path(source).expanduser(), SPLIT_NAMES.get(split, (split,))
+    if (path / "dataset_dict.json").is_file():
+        return any((path / name).is_dir() for name in names)
+    if path.exists():
+        return any((path / f"{name}{suffix}").is_file() for name in names for suffix in SUFFIXES)
+    import datasets
+
+    name, _, configuration = str(source).partition(":")
+    with _hub_asked(str(source)):
+        return split in datasets.get_dataset_split_names(name, configuration or None)
 
 
 def read_table(source: str | Path, split: str) -> Table:
     """Read a table column by column, from any of the places of :func:`read_examples`."""
-    return _read(source, split)[0]
+    return read_columns(source, split)[0]
 
 
-def _read(source: str | Path, split: str) -> tuple[Table, Names]:
+def place(source: str | Path, split: str) -> str:
+    """What messages call a split of a source; a file has no splits."""
+    return str(source) if Path(source).is_file() else f"{source} ({split})"
+
+
+def read_columns(source: str | Path, split: str) -> tuple[Table, Names]:
     """A table, and the names of labels that are stored beside their numbers, by column."""
     path = find_source(source, split)
     if path is None:
@@ -259,8 +310,16 @@ def _from_hub(source: str, split: str) -> tuple[Table, Names]:
     import datasets
 
     name, _, configuration = source.partition(":")
-    try:
+    with _hub_asked(source):
         return _columns(datasets.load_dataset(name, configuration or None, split=split))
+
+
+@contextmanager
+def _hub_asked(source: str) -> Iterator[None]:
+    import datasets
+
+    try:
+        yield
     # The client's errors are of its HTTP library's, of the system's and of its own making; each means: not to be had.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -279,7 +338,13 @@ def _columns(loaded: Any) -> tuple[Table, Names]:
     return {name: list(loaded[name]) for name in loaded.column_names}, stored
 
 
-def _column(where: str, table: Table, wanted: str | None, candidates: Sequence[str]) -> str:
+def text_column(where: str, table: Table, wanted: str | None) -> str:
+    """The column of the texts: the one that is wanted, else the first of the usual ones."""
+    return require_column(where, table, wanted, TEXT_COLUMNS)
+
+
+def require_column(where: str, table: Table, wanted: str | None, candidates: Sequence[str]) -> str:
+    """The name of the first column that is there, or InputError with those that are."""
     names = [wanted] if wanted is not None else list(candidates)
     for name in names:
         if name in table:
