@@ -114,9 +114,8 @@ def compare_times(features: Matrix, codes: Codes, classifiers: int, steps: int, 
         print(f"{name:34}{wall:10.2f}{processor:12.2f}")
     print(f"ratio at {steps} classifiers: wall {rows[2][0] / rows[1][0]:.1f}, processor {rows[2][1] / rows[1][1]:.1f}")
     extrapolated = ", the textbook's time extrapolated" if steps < classifiers else ""
-    print(
-        f"ratio at {classifiers} classifiers{extrapolated}: wall {whole[0] / rows[0][0]:.1f}, processor {whole[1] / rows[0][1]:.1f}"
-    )
+    wall, processor = whole[0] / rows[0][0], whole[1] / rows[0][1]
+    print(f"ratio at {classifiers} classifiers{extrapolated}: wall {wall:.1f}, processor {processor:.1f}")
 
 
 def median_of(times: list[tuple[float, float]]) -> tuple[float, float]:

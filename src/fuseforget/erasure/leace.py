@@ -27,7 +27,7 @@ def fit_leace(features: npt.ArrayLike, concepts: Mapping[str, npt.ArrayLike]) ->
 
     Of the library's defaults three are for other ends and are turned off: the truncation of small correlations, shrinkage
     of the covariance (the change would be the least for another covariance than the features'), and the limit on the trace,
-    which mixes the eraser with a projection that does not erase.
+    which the least change never reaches: it only takes variance away.
 
     Args:
         features: examples x dimensions.

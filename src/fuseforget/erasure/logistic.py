@@ -23,7 +23,7 @@ __all__ = ["Fitted", "Remaining"]
 Matrix = npt.NDArray[np.float64]
 MEMORY = 10  # pairs of steps and changes of the gradient that L-BFGS keeps
 ITERATIONS = 300
-TOLERANCE = 1e-4  # of the gradient's size in the metric of the bound, to that of weights of zero
+TOLERANCE = 1e-6  # of the gradient's size in the metric of the bound, to that of weights of zero
 SEARCHES, FLAT = 30, 1e-3  # of a line: how often it is tried, and the slope's share that is none
 ROUNDING = 100  # units in the last place: a gradient of less, in the same metric and for an example, says nothing
 
@@ -85,6 +85,10 @@ class Remaining:
         """Fit a classifier of an attribute (codes from 0 without gaps) to what remains; its weights are on the rotated axes."""
         loss = _Loss(codes)
         return _minimise(self._x, loss, self._l2, self._metric(loss.bound))
+
+    def on_features(self, fitted: Fitted) -> Matrix:
+        """A classifier's weights on the features' own axes."""
+        return np.asarray(fitted.weight @ self._axes.T)
 
     def remove(self, fitted: Fitted) -> int:
         """Take away what a classifier read; return how many directions that was."""
