@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def make(directory: Path, architecture: str, labels: int = 2) -> Path:
+def make(directory: Path, architecture: str, labels: int = 2, std: float = 0.15) -> Path:
     """A classifier of an architecture with random weights, larger than fresh ones so that texts differ."""
     from transformers import AutoConfig
 
@@ -56,12 +58,12 @@ def make(directory: Path, architecture: str, labels: int = 2) -> Path:
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.normal_(std=0.15)
+                parameter.normal_(std=std)
     model.save_pretrained(directory)
     return directory
 
 
-def texts_of(count: int, seed: int = 0) -> tuple[str, ...]:
+def texts_of(count: int, seed: int | list[int] = 0) -> tuple[str, ...]:
     rng = np.random.default_rng(seed)
     return tuple(" ".join(rng.choice(WORDS, size=rng.integers(2, 12))) for _ in range(count))
 
@@ -201,3 +203,90 @@ def test_a_model_is_not_written_over_itself(bert):
     _, eraser, head = fitted(load_classifier(source), texts_of(100), "leace")
     with pytest.raises(InputError, match="is an input"):
         debias(source, source, eraser, head, overwrite=True)
+
+
+# The command
+
+
+def write_texts(directory: Path, seed: int = 0, train: int = 400, validation: int = 120) -> Path:
+    """Signed texts: random weights read little, but that a text begins with four of one word and ends with four of another."""
+    directory.mkdir()
+    for name, count in (("train", train), ("validation", validation)):
+        rng = np.random.default_rng([seed, count])
+        with (directory / f"{name}.jsonl").open("w") as stream:
+            for text in texts_of(count, seed=[seed, count]):
+                kind, plot = rng.choice(["film", "dull"], p=[0.6, 0.4]), rng.choice(["plot", "c"], p=[0.6, 0.4])
+                signed = " ".join([kind] * 4 + text.split()[:4] + [plot] * 4)
+                row = {"text": signed, "label": int("good" in text.split()[:4]), "kind": kind, "plot": plot}
+                stream.write(json.dumps(row) + "\n")
+    return directory
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "fuseforget", "erase", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("method", ["leace", "inlp"])
+def test_the_command_writes_a_model_and_says_what_can_be_read_of_it(method, tmp_path):
+    source, data, out = make(tmp_path / "m", "electra", std=0.3), write_texts(tmp_path / "data"), tmp_path / "out"
+    arguments = [source, "--data", data, "--attribute", "kind", "--attribute", "plot", "-o", out, "--method", method]
+    done = run(*arguments, "--classifiers", 6, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n"] == {"train": 400, "held_out": 120}
+    assert found["rank"] == (2 if method == "leace" else 6)
+    assert set(found["attributes"]) == {"kind", "plot"}
+    for read in found["attributes"].values():
+        before, after = read["before"]["train"], read["after"]["train"]
+        assert before["accuracy"] > before["majority"] + 0.05
+        assert after["accuracy"] < before["accuracy"]
+        if method == "leace":
+            assert after["accuracy"] == after["majority"]
+    # What it says of the new head is what the written model does.
+    written = load_classifier(out)
+    for split, part in (("train", "train"), ("validation", "held_out")):
+        rows = [json.loads(line) for line in (data / f"{split}.jsonl").read_text().splitlines()]
+        said = predict(written.model, encode_batches(written, [row["text"] for row in rows])).argmax(axis=1)
+        share = np.mean(said == [row["label"] for row in rows])
+        assert share == pytest.approx(found["task"]["after"][part], abs=1 / len(rows))
+    assert json.loads((out / "fuseforget.json").read_text())["read"] == found["attributes"]
+    again = run(*arguments)
+    assert again.returncode == 2
+    assert "Pass --overwrite" in again.stderr
+    again = run(*arguments, "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert f"of 16 dimensions erased by {method}" in again.stdout
+    assert "majority  accuracy before  after" in again.stdout
+
+
+def test_a_decoders_model_is_written_by_inlp_and_refused_for_leace(tmp_path):
+    source, data = make(tmp_path / "m", "gpt2"), write_texts(tmp_path / "data")
+    arguments = [source, "--data", data / "train.jsonl", "--attribute", "kind"]
+    done = run(*arguments, "-o", tmp_path / "out", "--method", "inlp", "--classifiers", 3)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is held out" in done.stderr
+    assert "held_out" not in done.stdout
+    assert load_classifier(tmp_path / "out").model.score.bias is None
+    done = run(*arguments, "-o", tmp_path / "refused", "--method", "leace")
+    assert done.returncode == 2
+    assert "expected a head with a bias" in done.stderr
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--attribute", "age"], "'age'"),
+        (["--attribute", "kind", "--method", "rlace"], "method of erasure: expected inlp or leace, found 'rlace'"),
+        (["--attribute", "kind", "--held-out", "test"], "test"),
+        (["--attribute", "label"], "label"),
+        (["--attribute", "kind", "--label", "plot", "--method", "inlp"], "labels that"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(change, message, tmp_path):
+    source, data = make(tmp_path / "m", "bert"), write_texts(tmp_path / "data")
+    done = run(source, "--data", data, *change, "-o", tmp_path / "out")
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -311,6 +311,14 @@ def test_other_files_are_no_erasers(tmp_path):
         Eraser.load(tmp_path / "other")
 
 
+@pytest.mark.parametrize("method", ["inlp", "leace"])
+def test_features_that_do_not_differ_stay(method):
+    x = np.full((10, 3), 0.7)
+    eraser = fit_eraser(method, x, {"c": np.arange(10) % 2})
+    assert eraser.rank == 0
+    np.testing.assert_array_equal(eraser.apply(x), x)
+
+
 def test_features_of_other_dimensions_are_refused():
     x, concepts, _ = made(0)
     with pytest.raises(InputError, match="examples x 24"):

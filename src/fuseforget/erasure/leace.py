@@ -43,6 +43,8 @@ def fit_leace(features: npt.ArrayLike, concepts: Mapping[str, npt.ArrayLike]) ->
     mean = x.mean(axis=0, dtype=np.float64)
     centred = x - mean
     axes = _told_from_rounding(centred, x)
+    if not axes.shape[1]:  # features that do not differ tell nothing
+        return Eraser(np.empty((x.shape[1], 0)), np.empty((0, x.shape[1])), mean, "leace", tuple(checked), {"n": len(x)})
     indicators = torch.from_numpy(np.hstack([_indicators(codes) for codes in checked.values()]))
     fitter = _fitter().fit(
         torch.from_numpy(centred @ axes), indicators, shrinkage=False, constrain_cov_trace=False, svd_tol=NO_CORRELATION

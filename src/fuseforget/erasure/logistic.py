@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,8 @@ MEMORY = 10  # pairs of steps and changes of the gradient that L-BFGS keeps
 ITERATIONS = 300
 TOLERANCE = 1e-6  # of the gradient's size in the metric of the bound, to that of weights of zero
 SEARCHES, FLAT = 30, 1e-3  # of a line: how often it is tried, and the slope's share that is none
-ROUNDING = 100  # units in the last place: a gradient of less, in the same metric and for an example, says nothing
+ROUNDING = 10  # times what the features' own rounding makes of a gradient: less says nothing
+COMPUTED = 1e-13  # relative: what sums of thousands of float64 are good for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Remaining:
     """Features of which directions are taken away one after another, and classifiers of what remains.
 
     Args:
-        features: examples x dimensions; passes are made in their own type.
+        features: examples x dimensions; all is computed in float64.
         l2: the weight of half the squared norm of the weights beside the summed loss.
     """
 
@@ -59,10 +59,12 @@ class Remaining:
         used = moments > moments[-1] * len(moments) * np.finfo(np.float64).eps
         self._moments, self._axes = moments[used], axes[:, used]
         # The last column is the intercept's, which is free; centred features do not covary with it.
-        self._x = np.empty((len(features), used.sum() + 1), dtype=features.dtype)
+        self._x = np.empty((len(features), used.sum() + 1))
         self._x[:, :-1] = centred @ self._axes
         self._x[:, -1] = 1
         self._l2 = l2
+        precision = max(float(np.finfo(features.dtype).eps), COMPUTED)
+        self._rounding = float(precision * np.sqrt(np.mean(np.square(features, dtype=np.float64))))
         self._removed = Basis(int(used.sum()))
         self._metrics: dict[float, _Metric] = {}
 
@@ -84,7 +86,10 @@ class Remaining:
     def fit(self, codes: Codes) -> Fitted:
         """Fit a classifier of an attribute (codes from 0 without gaps) to what remains; its weights are on the rotated axes."""
         loss = _Loss(codes)
-        return _minimise(self._x, loss, self._l2, self._metric(loss.bound))
+        metric = self._metric(loss.bound)
+        # Rounded features covary with anything: in every direction by so much, times the root of the examples.
+        nothing = ROUNDING * self._rounding * (loss.bound * len(self._x) * metric.trace()) ** 0.5
+        return _minimise(self._x, loss, self._l2, metric, nothing)
 
     def on_features(self, fitted: Fitted) -> Matrix:
         """A classifier's weights on the features' own axes."""
@@ -126,6 +131,10 @@ class _Metric:
     def solve(self, gradient: Matrix) -> Matrix:
         return np.asarray(gradient / self._diagonal - self._excluded @ (self._excluded.T @ gradient))
 
+    def trace(self) -> float:
+        """Of the inverse."""
+        return float(np.sum(1 / self._diagonal) - np.sum(self._excluded**2))
+
     def size(self, gradient: Matrix) -> float:
         """The norm of a gradient; half its square is what the loss loses in a step of the bound, at least."""
         return float(np.sqrt(max(float(np.vdot(gradient, self.solve(gradient))), 0.0)))
@@ -164,24 +173,26 @@ class _Loss:
         return float(np.mean(said == self.codes))
 
 
-def _minimise(x: npt.NDArray[Any], loss: _Loss, l2: float, metric: _Metric) -> Fitted:
-    """Weights (without the intercept's) that minimise loss and penalty among those that the metric allows."""
+def _minimise(x: Matrix, loss: _Loss, l2: float, metric: _Metric, nothing: float) -> Fitted:
+    """Weights (without the intercept's) that minimise loss and penalty among those that the metric allows.
+
+    A gradient of less than ``nothing`` ends it; weights are zero where the first is so small.
+    """
     penalty = np.full((x.shape[1], 1), l2)
     penalty[-1] = 0
     weights = np.zeros((x.shape[1], loss.columns))
     margins = np.zeros((len(x), loss.columns))
     weights[-1], margins[:] = _constant(loss), _constant(loss)
-    gradient = _back(x, loss.slope(margins))
+    gradient = x.T @ loss.slope(margins)
     steps: deque[tuple[Matrix, Matrix, float]] = deque(maxlen=MEMORY)
     first = size = metric.size(gradient)
-    nothing = ROUNDING * float(np.finfo(x.dtype).eps) * len(x) ** 0.5
     count = 0
     while size > max(TOLERANCE * first, nothing) and count < ITERATIONS:
         direction = -_two_loops(gradient, steps, metric)
-        ahead = _forth(x, direction)
+        ahead = x @ direction
         length = _line_search(loss, margins, ahead, penalty, weights, direction)
         weights, margins = weights + length * direction, margins + length * ahead
-        before, gradient = gradient, _back(x, loss.slope(margins)) + penalty * weights
+        before, gradient = gradient, x.T @ loss.slope(margins) + penalty * weights
         change = gradient - before
         if (curvature := float(np.vdot(change, direction)) * length) > 0:
             steps.append((length * direction, change, curvature))
@@ -231,11 +242,3 @@ def _line_search(loss: _Loss, margins: Matrix, ahead: Matrix, penalty: Matrix, w
         if not low < length < high:
             length = 2 * low if high == float("inf") else (low + high) / 2
     return length
-
-
-def _forth(x: npt.NDArray[Any], weights: Matrix) -> Matrix:
-    return np.asarray(x @ weights.astype(x.dtype), dtype=np.float64)
-
-
-def _back(x: npt.NDArray[Any], slope: Matrix) -> Matrix:
-    return np.asarray(x.T @ slope.astype(x.dtype), dtype=np.float64)
