@@ -7,8 +7,8 @@ Both fit logistic classifiers with the same penalty and run alternately; the med
 and of processor time (which other work on the machine disturbs less). The textbook (Ravfogel et al. 2020, as its authors
 released it) fits scikit-learn's LogisticRegression to the projected features, adds the projection onto the classifier's row
 space to a sum, takes I minus the projection onto that sum's range, found by a decomposition, and projects all features by it.
-With --steps fewer of its steps are run and their mean is taken for all: said where it is printed. Its first steps are its
-slowest, so the ratio of equal steps is printed beside it.
+With --steps fewer of its steps are run and their mean is taken for all, which is said where it is printed, beside the
+ratio of as many steps of both.
 
 The subspaces are compared given the same classifiers: those of the textbook, one after another.
 """
@@ -16,6 +16,7 @@ The subspaces are compared given the same classifiers: those of the textbook, on
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,35 +88,30 @@ def made_features(examples: int, dimensions: int, seed: int) -> tuple[Matrix, Co
     return np.tanh(features).astype(np.float32), codes
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float, object]:
-    """Wall and processor seconds, and the result."""
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
-    result = work()
-    return time.perf_counter() - wall, time.process_time() - processor, result
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def compare_times(features: Matrix, codes: Codes, classifiers: int, steps: int, rounds: int) -> None:
-    """Both alternately, and the ratio of their medians."""
-    ours: list[tuple[float, float]] = []
-    ours_few: list[tuple[float, float]] = []
+    """Both alternately, and the ratio of their medians: of as many classifiers, and of all where the textbook has run fewer."""
+    counts = [steps] if steps == classifiers else [steps, classifiers]
+    ours: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
     theirs: list[tuple[float, float]] = []
     for _ in range(rounds):
-        ours.append(timed(lambda: fit_inlp(features, {"attribute": codes}, classifiers=classifiers))[:2])
-        ours_few.append(timed(lambda: fit_inlp(features, {"attribute": codes}, classifiers=steps))[:2])
-        theirs.append(timed(lambda: textbook(features, codes, steps))[:2])
-    print(f"{'seconds, median of ' + str(rounds):34}{'wall':>10}{'processor':>12}")
-    rows = [median_of(ours), median_of(ours_few), median_of(theirs)]
-    whole = [seconds * classifiers / steps for seconds in rows[2]]
-    said = f"textbook, {classifiers} classifiers" + (f" (from {steps})" if steps < classifiers else "")
-    for name, (wall, processor) in [
-        (f"fuseforget, {classifiers} classifiers", rows[0]), (f"fuseforget, {steps} classifiers", rows[1]),
-        (f"textbook, {steps} classifiers", rows[2]), (said, whole),
-    ]:  # fmt: skip
-        print(f"{name:34}{wall:10.2f}{processor:12.2f}")
-    print(f"ratio at {steps} classifiers: wall {rows[2][0] / rows[1][0]:.1f}, processor {rows[2][1] / rows[1][1]:.1f}")
-    extrapolated = ", the textbook's time extrapolated" if steps < classifiers else ""
-    wall, processor = whole[0] / rows[0][0], whole[1] / rows[0][1]
-    print(f"ratio at {classifiers} classifiers{extrapolated}: wall {wall:.1f}, processor {processor:.1f}")
+        for count in counts:
+            ours[count].append(timed(functools.partial(fit_inlp, features, {"attribute": codes}, classifiers=count)))
+        theirs.append(timed(functools.partial(textbook, features, codes, steps)))
+    print(f"{'seconds, median of ' + str(rounds):50}{'wall':>8}{'processor':>12}")
+    for count in counts:
+        mine, other = median_of(ours[count]), median_of(theirs)
+        book = [seconds * count / steps for seconds in other]
+        print(f"{f'fuseforget, {count} classifiers':50}{mine[0]:8.2f}{mine[1]:12.2f}")
+        said = f"textbook, {count} classifiers" + (f" (extrapolated from {steps})" if count > steps else "")
+        print(f"{said:50}{book[0]:8.2f}{book[1]:12.2f}")
+        print(f"{'ratio':50}{book[0] / mine[0]:8.1f}{book[1] / mine[1]:12.1f}")
 
 
 def median_of(times: list[tuple[float, float]]) -> tuple[float, float]:
