@@ -133,7 +133,7 @@ class _Metric:
 
     def trace(self) -> float:
         """Of the inverse."""
-        return float(np.sum(1 / self._diagonal) - np.sum(self._excluded**2))
+        return max(float(np.sum(1 / self._diagonal) - np.sum(self._excluded**2)), 0.0)  # rounding may take it below
 
     def size(self, gradient: Matrix) -> float:
         """The norm of a gradient; half its square is what the loss loses in a step of the bound, at least."""
