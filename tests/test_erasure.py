@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from fuseforget.erasure import Eraser, Head, fit_eraser, fit_head, fit_inlp, fit_leace, readable
 from fuseforget.erasure.basis import Basis
 from fuseforget.erasure.logistic import Remaining
-from fuseforget.errors import InputError
+from fuseforget.errors import FuseForgetError, InputError
 
 SEEDS = range(4)
 
@@ -389,6 +389,13 @@ def test_a_label_without_examples_has_no_head():
         fit_head(x, task, count=3)
     with pytest.raises(InputError, match="found label 1"):
         fit_head(x, task, count=1)
+
+
+def test_a_head_that_was_not_found_is_an_error(monkeypatch):
+    x, _, task = made(0)
+    monkeypatch.setattr("fuseforget.erasure.head.MAX_ITERATIONS", 2)
+    with pytest.raises(FuseForgetError, match="none in 2 iterations. Raise l2"):
+        fit_head(x, task)
 
 
 def test_reading_held_out_examples():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.erasure.checks import Codes, Features, require_codes, require_features, require_l2
-from fuseforget.errors import InputError
+from fuseforget.errors import FuseForgetError, InputError
 
 __all__ = ["Head", "Readable", "fit_head", "readable"]
 
@@ -73,7 +73,9 @@ def fit_head(
 
     Raises:
         InputError: features that are no finite numbers, another number of labels, a label that no example has.
+        FuseForgetError: no minimum was found.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     x = require_features(features)
@@ -86,8 +88,14 @@ def fit_head(
     require_l2(l2)
     model = LogisticRegression(C=1 / l2, fit_intercept=bias, tol=1e-6, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.fit(x.astype(np.float64), y)
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model.fit(x.astype(np.float64), y)
+        except ConvergenceWarning as error:
+            raise FuseForgetError(
+                "head", expected="a minimum of its loss", found=f"none in {MAX_ITERATIONS} iterations",
+                action="Raise l2, or scale the features.",
+            ) from error  # fmt: skip
     weight, intercept = np.asarray(model.coef_), np.broadcast_to(model.intercept_, len(model.coef_))
     if len(weight) == 1:  # of two labels one has a weight of its own: shared out, their logits' difference is the same
         weight, intercept = np.vstack([-weight, weight]) / 2, np.array([-intercept[0], intercept[0]]) / 2
