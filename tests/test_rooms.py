@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "methods": {"errors", "compiling"},
     "knowledge": {"errors"},
     "data": {"errors"},
+    "erasure": {"errors"},
     "records": {"errors"},
     "fuse": {"errors", "checkpoint", "methods"},
     "geometry": {"errors", "checkpoint"},
@@ -67,7 +68,7 @@ def test_every_room_is_in_the_table():
     assert set(MAY_IMPORT) == ALL
 
 
-@pytest.mark.parametrize("command", [["--help"], ["methods"], ["fuse", "--help"], ["study", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["methods"], ["fuse", "--help"], ["erase", "--help"], ["study", "--help"]])
 def test_help_and_methods_do_not_import_torch(command):
     code = (
         "import sys\nsys.argv = ['fuseforget', *sys.argv[1:]]\n"

@@ -254,6 +254,6 @@ def test_the_base_can_be_pretrained_again(tmp_path):
 
 def load_base(path: Path):
     """A base has no head yet: read it as the study's start does."""
-    from fuseforget.models import _load
+    from fuseforget.models.classifier import load_or_draw
 
-    return _load(open_checkpoint(path), seed=0, labels=("no", "yes"))[0]
+    return load_or_draw(open_checkpoint(path), seed=0, labels=("no", "yes"))[0]

@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from fuseforget.cli import data, forecast, fuse, inspect, measure, overlap, study, train
+from fuseforget.cli import data, erase, forecast, fuse, inspect, measure, overlap, study, train
 from fuseforget.errors import FuseForgetError
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command("train")(train.command)
 app.command("probe")(measure.probe)
 app.command("path")(measure.path)
 app.command("overlap")(overlap.command)
+app.command("erase")(erase.command)
 app.command("study")(study.study)
 app.command("report")(study.report)
 app.command("demo")(study.demo)

@@ -1,0 +1,44 @@
+"""The one room that touches transformers models: load, prepare, set weights in place, predict.
+
+Everything here is about sequence classifiers of any architecture that transformers knows.
+"""
+
+from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, tokenise
+from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
+from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
+from fuseforget.models.features import features, features_and_logits, has_bias, head_of
+from fuseforget.models.prediction import predict
+from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
+from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
+from fuseforget.models.weights import set_weights, weight_slots
+
+__all__ = [
+    "ERASER_NAME",
+    "Batch",
+    "Classifier",
+    "add_word_tokens",
+    "autocast",
+    "batch_tokens",
+    "compute_dtype",
+    "debias",
+    "describe_cut",
+    "device",
+    "encode_batches",
+    "features",
+    "features_and_logits",
+    "has_bias",
+    "head_of",
+    "label_names",
+    "load_classifier",
+    "max_tokens",
+    "predict",
+    "prepare_start",
+    "quiet",
+    "random_like",
+    "save_classifier",
+    "seeded",
+    "set_weights",
+    "tokenise",
+    "weight_slots",
+    "with_eraser",
+]

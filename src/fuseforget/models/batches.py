@@ -1,0 +1,93 @@
+"""Texts as the batches that a model reads: taken apart once, of similar length, padded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fuseforget.models.classifier import Classifier
+
+__all__ = ["Batch", "batch_tokens", "describe_cut", "encode_batches", "max_tokens", "tokenise"]
+
+TOKEN_BUDGET = 4096  # tokens in a prediction batch, padding included
+MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of similar length, padded once.
+
+    Attributes:
+        rows: which examples these are.
+        input_ids, attention_mask: examples x tokens.
+        cut: how many of the texts were longer than the model can read.
+    """
+
+    rows: npt.NDArray[np.int64]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    cut: int = 0
+
+
+def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget: int = TOKEN_BUDGET) -> list[Batch]:
+    """Tokenise once and group by length: each batch holds at most ``token_budget`` tokens, padding included."""
+    return batch_tokens(classifier, *tokenise(classifier, texts), token_budget=token_budget)
+
+
+def batch_tokens(classifier: Classifier, ids: Sequence[list[int]], cut: set[int], *, token_budget: int) -> list[Batch]:
+    """The same of texts that :func:`tokenise` has taken apart."""
+    pad = classifier.tokenizer.pad_token_id
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    groups: list[list[int]] = [[]]
+    for i in order:  # ascending, so the newest is the longest of its batch
+        if groups[-1] and (len(groups[-1]) + 1) * len(ids[i]) > token_budget:
+            groups.append([])
+        groups[-1].append(i)
+    return [_pad([ids[i] for i in group], group, pad, len(cut.intersection(group))) for group in groups if group]
+
+
+def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[int]], set[int]]:
+    """Token ids of each text, cut to what the model can read, and the rows of the texts that were cut."""
+    whole = classifier.tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
+    ids = [list(one) for one in whole]
+    limit = max_tokens(classifier)
+    cut = [row for row, one in enumerate(ids) if len(one) > limit]
+    if cut:
+        # Again, and not sliced: the tokenizer keeps the special token that ends a text.
+        long = [texts[row] for row in cut]
+        shortened = classifier.tokenizer(long, truncation=True, max_length=limit, return_attention_mask=False)["input_ids"]
+        for row, one in zip(cut, shortened, strict=True):
+            ids[row] = list(one)
+    return ids, set(cut)
+
+
+def max_tokens(classifier: Classifier) -> int:
+    """How many tokens of a text the model reads."""
+    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), _positions(classifier.model.config))
+
+
+def describe_cut(cut: int, texts: int, limit: int) -> str:
+    """What to say where texts were cut; nothing where none was."""
+    return f"{cut} of {texts} texts cut to the {limit} tokens that the model reads" if cut else ""
+
+
+def _positions(config: Any) -> int:
+    limit = getattr(config, "max_position_embeddings", None) or MAX_LENGTH
+    # RoBERTa counts positions from past its padding token.
+    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    return int(limit) - offset
+
+
+def _pad(ids: Sequence[Sequence[int]], rows: Sequence[int], pad: int, cut: int) -> Batch:
+    width = max(max(map(len, ids)), 1)
+    input_ids = torch.full((len(ids), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(ids), width), dtype=torch.long)
+    for i, sequence in enumerate(ids):
+        input_ids[i, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[i, : len(sequence)] = 1
+    return Batch(np.asarray(rows), input_ids, mask, cut)
