@@ -1,0 +1,184 @@
+"""Fairness of a classifier on a set of examples: metrics by group, their intervals, and paired tests between models.
+
+What is resampled and swapped are *units*: the tweets of an author or the copies of a sentence are not independent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+
+from fuseforget.errors import InputError
+from fuseforget.knowledge.group_metrics import FAIRNESS, GroupMetric
+from fuseforget.knowledge.group_rows import GroupRow, group_rows
+from fuseforget.knowledge.grouped import Grouped, Values, entries, require_defined, tables, unit_sums
+from fuseforget.knowledge.resampling import resampled_sums, swapped_sums
+from fuseforget.knowledge.statistics import Interval, check_bound_of, exact_limits, percentiles, reflected
+
+__all__ = [
+    "FAIRNESS",
+    "Difference",
+    "GroupMetric",
+    "GroupRow",
+    "Grouped",
+    "check_bound_of",
+    "compare_fairness",
+    "fairness",
+    "fairness_draws",
+    "group_rows",
+    "interval_of",
+]
+
+PLAIN = ("accuracy", "f1")  # whose resamples scatter about them, not to one side
+TABLES = ("answers", "calibration")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first model's metric less the second's, its paired 95 % interval, a two-sided p-value, and the rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def fairness(
+    metric: str, data: Grouped, predictions: npt.ArrayLike, *, seed: int = 0, confidences: npt.ArrayLike | None = None
+) -> Interval:
+    """Return one model's metric with its 95 % interval (:func:`interval_of`).
+
+    Args:
+        metric: a name in :data:`FAIRNESS`.
+        predictions: what the model answered, a place in ``data.answers`` for each row.
+        confidences: the probability of each answer, 0 to 1; for metrics of calibration.
+
+    Raises:
+        InputError: see :func:`fairness_draws`.
+    """
+    given = None if confidences is None else np.asarray(confidences)[None]
+    values, draws = fairness_draws([metric], data, np.asarray(predictions)[None], seed=seed, confidences=given)
+    return interval_of(metric, data, float(values[0, 0]), draws[:, 0, 0])
+
+
+def fairness_draws(
+    metrics: Sequence[str],
+    data: Grouped,
+    predictions: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    confidences: npt.ArrayLike | None = None,
+) -> tuple[Values, Values]:
+    """Return metrics of models and their values in bootstrap resamples of the units, the same for all models and metrics.
+
+    Args:
+        predictions, confidences: as :func:`fairness` takes them, models x rows.
+
+    Returns:
+        Values, models x metrics, and draws, resamples x models x metrics; NaN where a resample lacks the rows that a metric is
+        a share of.
+
+    Raises:
+        InputError: a metric that there is not, predictions or confidences of another length or out of range, a metric of
+            calibration without confidences, or one that more than 1 % of the resamples leave undefined.
+    """
+    asked = [_metric(name) for name in metrics]
+    kinds = [kind for kind in TABLES if any(metric.table == kind for metric in asked)]
+    units = np.concatenate([unit_sums(kind, data, predictions, confidences) for kind in kinds], axis=1)
+    models = len(np.asarray(predictions))
+    values = _evaluate(asked, kinds, data, models, units.sum(axis=0, dtype=np.float64)[None])[0]
+    draws = _evaluate(asked, kinds, data, models, resampled_sums(units, seed=seed))
+    for number, metric in enumerate(asked):
+        require_defined(metric.name, np.isnan(draws[..., number]).any(axis=1), data)
+    return values, draws
+
+
+def interval_of(metric: str, data: Grouped, value: float, draws: Values) -> Interval:
+    """Return the 95 % interval of a metric from its value and its resamples (:func:`fairness_draws`).
+
+    Accuracy and F1: the percentile interval. A gap cannot be below 0 and a worst group is the worst of each resample anew, so
+    the resamples of those scatter about a worse value than the one found: theirs is the
+    :func:`fuseforget.knowledge.statistics.reflected` interval. Where no resample differs (all are right) the end is
+    as far as Clopper and Pearson's for the smallest group or cell: 20 right of 20 are no certainty.
+    """
+    found = _metric(metric)
+    least, greatest = found.range
+    known = draws[~np.isnan(draws)]
+    if known.min() == known.max() and value in found.range:
+        reach = (greatest - least) * exact_limits(0.0, _fewest(found, data))[1]
+        low, high = (value, value + reach) if value == least else (value - reach, value)
+    else:
+        low, high = percentiles(known) if metric in PLAIN else reflected(value, known, found.range)
+    return Interval(value, low, high, len(data))
+
+
+def compare_fairness(
+    metric: str,
+    data: Grouped,
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    seed: int = 0,
+    confidences: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> Difference:
+    """Compare two models on the same rows: the first's metric less the second's.
+
+    The interval is the percentile interval over resamples of the units; the p-value is from a paired randomisation test
+    (Fisher 1935): were the models alike, the two answers to a unit might as well be swapped.
+
+    Args:
+        first, second: the models' predictions; ``confidences``: those of both, for metrics of calibration.
+
+    Raises:
+        InputError: see :func:`fairness_draws`.
+    """
+    asked = _metric(metric)
+    pair = np.stack(_same_length(data, [first, second]))
+    sure = None if confidences is None else np.stack(_same_length(data, confidences))
+    values, draws = fairness_draws([metric], data, pair, seed=seed, confidences=sure)
+    value = float(values[0, 0] - values[1, 0])
+    low, high = percentiles(draws[:, 0, 0] - draws[:, 1, 0])
+    sides = [unit_sums(asked.table, data, pair[m : m + 1], None if sure is None else sure[m : m + 1]) for m in (0, 1)]
+    swapped = [_evaluate([asked], [asked.table], data, 1, sums)[:, 0, 0] for sums in swapped_sums(*sides, seed=seed)]
+    # The same counts give the same metric but for rounding: a draw as large as what was found must count.
+    as_large = int(np.sum(np.abs(swapped[0] - swapped[1]) >= abs(value) * (1 - 1e-5) - 1e-7))
+    return Difference(value, low, high, (1 + as_large) / (1 + len(swapped[0])), len(data))
+
+
+def _evaluate(
+    asked: Sequence[GroupMetric], kinds: Sequence[str], data: Grouped, models: int, sums: npt.NDArray[np.floating]
+) -> Values:
+    """The metrics of sums over units of the kinds' tables side by side: sums x models x metrics."""
+    widths = [models * entries(kind, data) for kind in kinds]
+    parts = np.split(sums, np.cumsum(widths)[:-1], axis=1)
+    found = {kind: tables(kind, data, models, part) for kind, part in zip(kinds, parts, strict=True)}
+    return np.stack([metric.from_counts(found[metric.table]) for metric in asked], axis=-1)
+
+
+def _same_length(data: Grouped, rows: Sequence[npt.ArrayLike]) -> list[npt.NDArray[np.generic]]:
+    arrays = [np.asarray(row) for row in rows]
+    for array in arrays:
+        if array.shape != data.labels.shape:
+            raise InputError("predictions", expected=f"one for each of {len(data)} rows", found=f"shape {array.shape}")
+    return arrays
+
+
+def _metric(name: str) -> GroupMetric:
+    if name not in FAIRNESS:
+        near = get_close_matches(name, FAIRNESS, n=3)
+        action = f"Did you mean {' or '.join(near)}?" if near else ""
+        raise InputError("metric", expected=f"one of {', '.join(FAIRNESS)}", found=repr(name), action=action)
+    return FAIRNESS[name]
+
+
+def _fewest(metric: GroupMetric, data: Grouped) -> int:
+    """The independent units in the smallest of what a metric takes shares of."""
+    if metric.cells == "all":
+        return int(data.unit_places.max()) + 1
+    cells = data.independent
+    return int(cells.min() if metric.cells == "cell" else cells.sum(axis=1).min())
