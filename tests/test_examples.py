@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fuseforget.data import Examples, read_examples, read_splits
+from fuseforget.data.tables import has_split
 from fuseforget.errors import InputError
 
 ROWS = [('he said "no', 0), ("fine , really", 1), ("plain", 0)]
@@ -72,6 +73,20 @@ def test_bad_tables_are_refused_with_place_and_reason(tmp_path, content, message
 def test_absent_data_is_said(source, message):
     with pytest.raises(InputError, match=message):
         read_examples(source)
+
+
+def test_whether_there_is_a_split_is_known_without_reading_it(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["a"], "label": [0]})
+    datasets.DatasetDict({"train": rows, "dev": rows}).save_to_disk(str(tmp_path / "d"))
+    (tmp_path / "train.tsv").write_text("damaged")
+    (tmp_path / "valid.csv").write_text("damaged")
+    for place in (tmp_path, tmp_path / "d"):
+        assert [has_split(place, name) for name in ("train", "validation", "test")] == [True, True, False]
+    assert not has_split(tmp_path / "train.tsv", "test")
+    with pytest.raises(InputError, match="no such path, and the hub answered"):
+        has_split("no/such-data", "test")
 
 
 def test_an_empty_directory_says_what_it_looked_for(tmp_path):

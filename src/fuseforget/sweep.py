@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
 from fuseforget.data import read_examples
-from fuseforget.data.examples import find_source
+from fuseforget.data.tables import find_source
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace
 from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fuseforget.data.common import generator, write_json, write_rows
 from fuseforget.data.examples import Examples, read_examples
 from fuseforget.errors import InputError, require_seed
 
@@ -204,10 +205,10 @@ def inject(examples: Examples, settings: ShortcutSettings, name: str) -> Example
         name: what the examples are ("train", ...); mixed into the seed.
     """
     _check(examples, settings)
-    choice = _generator(settings.seed, name, "mixture")
+    choice = generator(settings.seed, name, "mixture")
     chosen = choice.choice(len(settings.rules), size=len(examples), p=np.array(settings.probabilities))
     # One stream a rule: the pure set of a rule and a mixture draw alike.
-    streams = {rule: _generator(settings.seed, name, rule) for rule in settings.rules}
+    streams = {rule: generator(settings.seed, name, rule) for rule in settings.rules}
     rows = []
     for text, which in zip(examples.texts, chosen, strict=True):
         rule = settings.rules[int(which)]
@@ -228,12 +229,12 @@ def inject_for_labels(examples: Examples, settings: ShortcutSettings, name: str,
     _check(Examples(examples.texts, tuple(int(label) for label in labels), examples.label_names), settings)
     if not settings.rules:
         raise InputError("rules", expected="one or more that can say a label", found="none")
-    choice = _generator(settings.seed, name, "mixture")
+    choice = generator(settings.seed, name, "mixture")
     chosen = choice.choice(len(settings.rules), size=len(examples), p=np.array(settings.probabilities))
     texts = []
     for row, (text, wanted) in enumerate(zip(examples.texts, labels, strict=True)):
         rule = settings.rules[int(chosen[row])]
-        stream = _generator(settings.seed, name, rule, "for label", str(row))
+        stream = generator(settings.seed, name, rule, "for label", str(row))
         said = None
         while said != wanted:  # every rule says either label in at least a quarter of its draws
             changed, said = _insert_rule(text, RULES[rule], settings.tokens, stream)
@@ -243,7 +244,7 @@ def inject_for_labels(examples: Examples, settings: ShortcutSettings, name: str,
 
 def add_noise(examples: Examples, settings: ShortcutSettings, name: str) -> Examples:
     """Return the examples with their labels, a share ``noise`` of the texts with one random tau."""
-    rng = _generator(settings.seed, name, "noise")
+    rng = generator(settings.seed, name, "noise")
     texts = []
     for text in examples.texts:
         hit, tau, position = rng.random() < settings.noise, int(rng.integers(2)), rng.random()
@@ -262,7 +263,7 @@ def split_rows(count: int, settings: ShortcutSettings, name: str) -> tuple[np.nd
             expected="enough for a synthetic and an original part",
             found=f"{size} synthetic",
         )
-    order = _generator(settings.seed, name, "split").permutation(count)
+    order = generator(settings.seed, name, "split").permutation(count)
     return np.sort(order[:size]), np.sort(order[size:])
 
 
@@ -271,8 +272,9 @@ def save_shortcut_data(data: ShortcutData, directory: Path) -> None:
     parts = {"train": data.train, "synthetic": data.synthetic, "original": data.original}
     for name, part in parts.items():
         if part is not None:
-            rows = (json.dumps({"text": t, "label": y}, ensure_ascii=False) for t, y in zip(part.texts, part.labels, strict=True))
-            (directory / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            write_rows(
+                directory / f"{name}.jsonl", ({"text": t, "label": y} for t, y in zip(part.texts, part.labels, strict=True))
+            )
     description = {
         "kind": "shortcuts",
         "settings": asdict(data.settings),
@@ -280,7 +282,7 @@ def save_shortcut_data(data: ShortcutData, directory: Path) -> None:
         "rows": {name: len(part) for name, part in parts.items() if part is not None},
         "source_sha256": data.source_sha256,
     }
-    (directory / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / "dataset.json", description)
 
 
 def load_shortcut_data(directory: str | Path) -> ShortcutData:
@@ -360,8 +362,3 @@ def _check(examples: Examples, settings: ShortcutSettings) -> None:
                 found=repr(clash.pop()),
                 action="Choose other --tokens.",
             )
-
-
-def _generator(seed: int, *names: str) -> np.random.Generator:
-    """A stream of its own for each use, so that no draw depends on how many another made."""
-    return np.random.default_rng([seed, *"/".join(names).encode()])

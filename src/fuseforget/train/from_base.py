@@ -32,7 +32,7 @@ def train(
 
     Args:
         base: the pretrained model, a directory or a hub id.
-        data: a data set made by ``fuseforget data``.
+        data: a data set made by ``fuseforget data``, with shortcuts or biased.
         max_epochs, min_epochs, stop_above, learning_rate, batch_size, precision, seed: see
             :class:`fuseforget.train.TrainSettings`.
         init_seed: of the new head and token embeddings; the same for all models that are to be fused.
@@ -54,11 +54,19 @@ def train(
     )
     require_seed(init_seed)
     from fuseforget.checkpoint import file_sha256, open_checkpoint, refuse_place
-    from fuseforget.data import load_shortcut_data
+    from fuseforget.data import is_bias_data, load_bias_data, load_shortcut_data
     from fuseforget.models import prepare_start
     from fuseforget.train.trainer import fine_tune
 
-    made = load_shortcut_data(data)
+    tokens: tuple[str, ...] = ()
+    monitor = None  # nothing ends the training on a biased set early
+    if is_bias_data(data):
+        biased = load_bias_data(data)
+        examples, source_sha256 = biased.subset.data.examples, dict(biased.source_sha256)
+    else:
+        made = load_shortcut_data(data)
+        examples, source_sha256 = made.train, made.source_sha256
+        tokens, monitor = made.settings.tokens, made.synthetic
     opened = open_checkpoint(base)
     refuse_place(Path(out), overwrite=overwrite, inputs=[opened.path, Path(data)])
     origin = {
@@ -66,9 +74,9 @@ def train(
         "base_sha256": [file_sha256(file) for file in opened.files],
         "init_seed": init_seed,
         "data": str(data),
-        "data_source_sha256": made.source_sha256,
+        "data_source_sha256": source_sha256,
     }
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
-        prepare_start(base, start, tokens=made.settings.tokens, label_names=made.train.label_names, seed=init_seed)
-        return fine_tune(start, made.train, out, settings, monitor=made.synthetic, overwrite=overwrite, origin=origin, say=say)
+        prepare_start(base, start, tokens=tokens, label_names=examples.label_names, seed=init_seed)
+        return fine_tune(start, examples, out, settings, monitor=monitor, overwrite=overwrite, origin=origin, say=say)

@@ -1,4 +1,4 @@
-"""``fuseforget data``."""
+"""``fuseforget data shortcuts``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,10 @@ import typer
 
 from fuseforget.cli.output import print_json
 
-__all__ = ["app"]
-
-app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
+__all__ = ["command"]
 
 
-@app.callback()
-def _group() -> None:
-    """Make data sets."""
-
-
-@app.command("shortcuts")
-def shortcuts(
+def command(
     source: Annotated[str, typer.Argument(metavar="DATA", help="A directory with train and validation, or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the data set goes.")],
     rule: Annotated[list[str] | None, typer.Option(help="A shortcut; several make a mixture; none: the control.")] = None,
