@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BINS", "bin_numbers", "expected_error", "greatest_error", "group_errors", "range_of_errors"]
+__all__ = ["BINS", "bin_numbers", "expected_error", "greatest_error", "group_errors"]
 
 BINS = 15
 Table = npt.NDArray[np.float64]
@@ -23,28 +23,17 @@ def bin_numbers(confidences: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 def group_errors(table: Table) -> Table:
     """The expected calibration error of each group, [..., groups]."""
-    return _error(table)
+    rows, off = table[..., 0], np.abs(table[..., 1:]).sum(axis=-1)
+    found: Table = np.divide(off, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
+    return found
 
 
 def expected_error(table: Table) -> Table:
     """That of all rows together, [...]."""
-    return _error(table.sum(axis=-2))
+    return group_errors(table.sum(axis=-2, keepdims=True))[..., 0]
 
 
 def greatest_error(table: Table) -> Table:
     """The greatest of the groups' errors, [...]."""
-    found: Table = _error(table).max(axis=-1)
-    return found
-
-
-def range_of_errors(table: Table) -> Table:
-    """The greatest of the groups' errors less the least, [...]."""
-    errors = _error(table)
-    found: Table = errors.max(axis=-1) - errors.min(axis=-1)
-    return found
-
-
-def _error(table: Table) -> Table:
-    rows, off = table[..., 0], np.abs(table[..., 1:]).sum(axis=-1)
-    found: Table = np.divide(off, rows, out=np.full(rows.shape, np.nan), where=rows > 0)
+    found: Table = group_errors(table).max(axis=-1)
     return found

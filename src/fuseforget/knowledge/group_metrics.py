@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.knowledge.calibration import expected_error, greatest_error, range_of_errors
+from fuseforget.knowledge.calibration import expected_error, greatest_error, group_errors
 
 __all__ = ["FAIRNESS", "GroupMetric", "share"]
 
@@ -37,6 +37,8 @@ class GroupMetric:
         table: what ``from_counts`` takes: ``answers``, [..., groups, labels, answers] as this module has it; ``calibration``,
             [..., groups, 1 + bins] as :mod:`fuseforget.knowledge.calibration` has it.
         from_counts: the metric of each table, [...].
+        gap: of a metric that is the size of differences between groups: what of each table differs, and how large differences
+            are; ``from_counts`` is the one of the other.
     """
 
     name: str
@@ -50,6 +52,18 @@ class GroupMetric:
     cells: Literal["all", "group", "cell"]
     table: Literal["answers", "calibration"]
     from_counts: Callable[[Table], Table]
+    gap: Gap | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Differences between groups and their size, a seminorm: the size of a sum is at most the sum of the sizes."""
+
+    of: Callable[[Table], Table]
+    size: Callable[[Table], Table]
+
+    def __call__(self, counts: Table) -> Table:
+        return self.size(self.of(counts))
 
 
 def share(part: Table, whole: Table) -> Table:
@@ -94,34 +108,58 @@ def _worst_cell_accuracy(counts: Table) -> Table:
     return found
 
 
-def _demographic_parity(counts: Table) -> Table:
+def _selection_gaps(counts: Table) -> Table:
     answered = counts.sum(axis=-2)
-    gaps = _against_the_rest(answered, answered.sum(axis=-1, keepdims=True))
+    return _against_the_rest(answered, answered.sum(axis=-1, keepdims=True))
+
+
+def _tpr_gaps(counts: Table) -> Table:
+    return _against_the_rest(_right(counts), counts.sum(axis=-1))
+
+
+def _fpr_gaps(counts: Table) -> Table:
+    labels, rows = counts.shape[-2], counts.sum(axis=-1)
+    wrongly = counts.sum(axis=-2)[..., :labels] - _right(counts)
+    gaps = _against_the_rest(wrongly, rows.sum(axis=-1, keepdims=True) - rows)
+    return gaps[..., -1:] if labels == 2 else gaps
+
+
+def _rates(counts: Table) -> Table:
+    """[..., groups, labels x answers]."""
+    rates = share(counts, counts.sum(axis=-1, keepdims=True))
+    return rates.reshape(*rates.shape[:-2], -1)
+
+
+def _greatest_sum(gaps: Table) -> Table:
     found: Table = np.abs(gaps).sum(axis=-1).max(axis=-1)
     return found
 
 
-def _tpr_gap(counts: Table) -> Table:
-    gaps = _against_the_rest(_right(counts), counts.sum(axis=-1))
+def _greatest_rms(gaps: Table) -> Table:
     found: Table = np.sqrt(np.mean(gaps**2, axis=-1)).max(axis=-1)
     return found
 
 
-def _fpr_gap(counts: Table) -> Table:
-    labels, rows = counts.shape[-2], counts.sum(axis=-1)
-    wrongly = counts.sum(axis=-2)[..., :labels] - _right(counts)
-    gaps = np.abs(_against_the_rest(wrongly, rows.sum(axis=-1, keepdims=True) - rows))
-    asked: Table = gaps[..., -1:] if labels == 2 else gaps
-    found: Table = asked.max(axis=(-2, -1))
+def _greatest(gaps: Table) -> Table:
+    found: Table = np.abs(gaps).max(axis=(-2, -1))
     return found
 
 
-def _equalized_odds(counts: Table) -> Table:
-    rates = share(counts, counts.sum(axis=-1, keepdims=True))
-    found: Table = (rates.max(axis=-3) - rates.min(axis=-3)).max(axis=(-2, -1))
+def _greatest_range(rates: Table) -> Table:
+    found: Table = (rates.max(axis=-2) - rates.min(axis=-2)).max(axis=-1)
     return found
 
 
+def _range(errors: Table) -> Table:
+    found: Table = errors.max(axis=-1) - errors.min(axis=-1)
+    return found
+
+
+_DEMOGRAPHIC_PARITY = Gap(_selection_gaps, _greatest_sum)
+_TPR_GAP = Gap(_tpr_gaps, _greatest_rms)
+_FPR_GAP = Gap(_fpr_gaps, _greatest)
+_EQUALIZED_ODDS = Gap(_rates, _greatest_range)
+_ECE_GAP = Gap(group_errors, _range)
 _EQUAL = "0, as of any model whose answers do not depend on the group"
 _GUESS = "the share of the most frequent label, or one over the number of labels"
 _ROWS = "share of rows"
@@ -151,26 +189,27 @@ _TABLE = (
         "from both sides, and with two labels it is twice the difference of selection rates. Where the labels themselves are "
         "shared unequally by the groups, a perfect model has that gap",
         (0.0, 2.0), 0.0, _EQUAL, False, "sum of differences of shares", "Zaman et al. 2023, Eq. 3", "group", "answers",
-        _demographic_parity,
+        _DEMOGRAPHIC_PARITY, _DEMOGRAPHIC_PARITY,
     ),
     GroupMetric(
         "tpr_gap",
         "max_g sqrt(mean_y (TPR_{g,y} - TPR_{not g,y})^2), TPR_{g,y} = p(yhat = y | g, y); two groups are the same gap seen "
         "from both sides",
-        (0.0, 1.0), 0.0, _EQUAL, False, "difference of shares", "Zaman et al. 2023, Eq. 4 and 5", "cell", "answers", _tpr_gap,
+        (0.0, 1.0), 0.0, _EQUAL, False, "difference of shares", "Zaman et al. 2023, Eq. 4 and 5", "cell", "answers", _TPR_GAP,
+        _TPR_GAP,
     ),
     GroupMetric(
         "fpr_gap",
         "max_{g,y} |FPR_{g,y} - FPR_{not g,y}|, FPR_{g,y} = p(yhat = y | g, not y); two labels: of the last label alone "
         "(that of the first is the last one's TPR gap)",
-        (0.0, 1.0), 0.0, _EQUAL, False, "difference of shares", "Hardt et al. 2016", "cell", "answers", _fpr_gap,
+        (0.0, 1.0), 0.0, _EQUAL, False, "difference of shares", "Hardt et al. 2016", "cell", "answers", _FPR_GAP, _FPR_GAP,
     ),
     GroupMetric(
         "equalized_odds",
         "max_{y,a} (max_g p(yhat = a | g, y) - min_g p(yhat = a | g, y)), over labels y and all that a model answers a; two "
         "labels: the greater of the TPR's and the FPR's range",
         (0.0, 1.0), 0.0, _EQUAL, False, "difference of shares", "Hardt et al. 2016; fairlearn's equalized_odds_difference",
-        "cell", "answers", _equalized_odds,
+        "cell", "answers", _EQUALIZED_ODDS, _EQUALIZED_ODDS,
     ),
     GroupMetric(
         "ece",
@@ -185,7 +224,7 @@ _TABLE = (
     ),
     GroupMetric(
         "ece_gap", "max_g ECE_g - min_g ECE_g", (0.0, 1.0), 0.0, "depends on how sure it is", False,
-        "difference of probabilities", "ECE by group", "group", "calibration", range_of_errors,
+        "difference of probabilities", "ECE by group", "group", "calibration", _ECE_GAP, _ECE_GAP,
     ),
 )  # fmt: skip
 FAIRNESS = {metric.name: metric for metric in _TABLE}

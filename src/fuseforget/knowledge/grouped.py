@@ -12,7 +12,7 @@ from fuseforget.errors import InputError
 from fuseforget.knowledge.calibration import BINS, bin_numbers
 from fuseforget.knowledge.statistics import MOST_UNDEFINED
 
-__all__ = ["Codes", "Grouped", "Sums", "Values", "entries", "require_defined", "tables", "unit_sums"]
+__all__ = ["Codes", "Grouped", "Sums", "Values", "require_defined", "tables", "unit_sums"]
 
 Codes = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -124,11 +124,6 @@ def tables(kind: str, data: Grouped, models: int, sums: npt.NDArray[np.floating]
     groups = len(data.group_names)
     shape = (groups, len(data.label_names), len(data.answers)) if kind == "answers" else (groups, 1 + BINS)
     return sums.astype(np.float64).reshape(len(sums), models, *shape)
-
-
-def entries(kind: str, data: Grouped) -> int:
-    """How many numbers are in a model's table."""
-    return len(data.group_names) * (len(data.label_names) * len(data.answers) if kind == "answers" else 1 + BINS)
 
 
 def _answers(data: Grouped, predictions: npt.ArrayLike) -> Codes:

@@ -16,6 +16,8 @@ from fuseforget.errors import InputError
 from fuseforget.knowledge.resampling import RESAMPLES, resampled_sums
 
 __all__ = [
+    "LEVEL",
+    "MOST_UNDEFINED",
     "Bound",
     "Interval",
     "bootstrap_mean",

@@ -15,8 +15,8 @@ NOTE = (
     "A group's rates are of its own rows: answered, of all of them; TPR, of those whose label it is; FPR, of the others."
 )
 TESTED = (
-    "The model less the first one, on the same rows. Interval: paired bootstrap. p: randomisation test that swaps the two "
-    "models' answers, as it is and corrected for the number of tests in the run (Holm)."
+    "Each model's value less that of the first, on the same rows. Interval: paired bootstrap. p: randomisation test that swaps "
+    "the two models' answers, as it is and corrected for the number of tests in the run (Holm)."
 )
 
 
@@ -86,9 +86,9 @@ def _groups(model: str, attribute: str, records: list[Record]) -> list[Table]:
 
 def _comparisons(records: list[Record]) -> Table:
     rows = [
-        [f"{r['model']} - {r['against']}", r["metric"], f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]",
+        [r["model"], r["metric"], f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]",
          f"{r['p']:.3g}", f"{r['p_holm']:.3g}"]
         for r in records
     ]  # fmt: skip
-    header = ["models", "metric", "difference [95 % interval]", "p", "p, corrected"]
-    return Table("Against the first model", header, rows, TESTED)
+    header = ["model", "metric", "difference [95 % interval]", "p", "p, corrected"]
+    return Table(f"Less {records[0]['against']}", header, rows, TESTED)
