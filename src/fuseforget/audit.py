@@ -5,7 +5,7 @@ Everything here follows from the answers that the measurements recorded; no mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -92,18 +92,16 @@ def _recoded(probe: Probe, records: Sequence[Record]) -> tuple[Grouped, list[Cod
     Models may call labels in upper or lower case, have more of them than the data, and not the same ones.
     """
     labels = len(grouped_of(probe).label_names)
-    others = _unique(name.casefold() for record in records for name in record["answers"][labels:])
+    others: dict[str, str] = {}
+    for name in (name for record in records for name in record["answers"][labels:]):
+        others.setdefault(name.casefold(), name)
     numbers = {name: labels + i for i, name in enumerate(others)}
     recoded = []
     for record in records:
         number = np.array([*range(labels), *(numbers[name.casefold()] for name in record["answers"][labels:])])
         recoded.append(number[decode_values(record["values"]).astype(np.int64)])
-    return grouped_of(probe, others), recoded
+    return grouped_of(probe, tuple(others.values())), recoded
 
 
 def _confidences(record: Record) -> npt.NDArray[np.float64] | None:
     return decode_values(record["confidences"]) if "confidences" in record else None
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

@@ -7,7 +7,7 @@ from typing import Any
 from fuseforget.report.blocks import Block, Heading, Paragraphs, Table
 from fuseforget.report.facts import cell
 
-__all__ = ["audit_blocks", "audit_tables", "plain_measurements"]
+__all__ = ["audit_blocks", "audit_tables", "missing_of_audit", "plain_measurements"]
 
 Record = dict[str, Any]
 NOTE = (
@@ -46,6 +46,16 @@ def audit_blocks(records: list[Record]) -> list[Block]:
     for title, tables in audit_tables(records).items():
         blocks += [Heading(title), Paragraphs([NOTE]), *tables]
     return blocks
+
+
+def missing_of_audit(records: list[Record]) -> list[str]:
+    """What a run of ``probe`` lacks whose measurements are all there, in words."""
+    measured = [r for r in records if r["kind"] == "measurement" and r.get("attribute") and "model" in r]
+    models, probes = ({r[key] for r in measured} for key in ("model", "probe"))
+    lacking = max(0, len(models) - 1) * len(probes) - sum(r["kind"] == "comparison" for r in records)
+    grouped = {(r["model"], r["probe"]) for r in records if r["kind"] == "group"}
+    without = sorted({_entry(r) for r in measured if (r["model"], _entry(r)) not in grouped})
+    return [*(f"the groups of {entry}" for entry in without), *([f"{lacking} comparisons"] if lacking else [])]
 
 
 def _entries(records: list[Record]) -> dict[str, str]:
