@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget.audit import record_audit
 from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
-from fuseforget.data import read_examples
+from fuseforget.data import read_attributed, read_examples
 from fuseforget.data.tables import find_source
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace
@@ -45,6 +46,7 @@ __all__ = [
 
 Say = Callable[[str], None]
 Logits = npt.NDArray[np.float32]
+PRINTED = ("measurement", "group", "comparison")
 
 
 class Resident:
@@ -62,7 +64,8 @@ class Resident:
         self._exact = exact
         names = label_names(self._classifier.model)
         self._probes = {probe.name: in_labels_of(probe, str(template), names) for probe in probes}
-        self._batches: dict[str, list[Batch]] = {}
+        self._batches: dict[tuple[str, ...], list[Batch]] = {}
+        self._logits: dict[tuple[str, ...], Logits] = {}  # of the weights as they are
         self._planned: tuple[str, InPlace] | None = None  # the last point's fusion, by what it is
 
     def set_point(
@@ -94,21 +97,30 @@ class Resident:
 
     def set_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Set the resident weights to these: a model that was computed in another way."""
+        self._logits.clear()
         set_weights(self._classifier.model, tensors)
 
     def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The resident weights, not copied, by a checkpoint's names."""
+        """The resident weights, not copied, by a checkpoint's names; to be taken anew for each change that is measured."""
+        self._logits.clear()
         return weight_slots(self._classifier.model, names)
 
     def logits(self, name: str) -> Logits:
         """Return the resident weights' logits on a probe's texts, examples x labels, float32."""
-        if name not in self._batches:
-            self._batches[name] = encode_batches(self._classifier, self._probes[name].texts)
-        return predict(self._classifier.model, self._batches[name], exact=self._exact)
+        texts = self._probes[name].texts  # probes of one entry share them
+        if texts not in self._batches:
+            self._batches[texts] = encode_batches(self._classifier, texts)
+        if texts not in self._logits:
+            self._logits[texts] = predict(self._classifier.model, self._batches[texts], exact=self._exact)
+        return self._logits[texts]
 
     def judge(self, name: str, scores: npt.ArrayLike) -> Measurement:
         """Turn scores on a probe's texts, examples x labels, into its measurement, whatever model gave them."""
         return measure(self._probes[name], scores)
+
+    def attribute(self, name: str) -> str:
+        """The protected attribute that a probe looks at; empty where there is none."""
+        return self._probes[name].attribute
 
     def ask(self, name: str) -> Measurement:
         """Measure one probe on the resident weights."""
@@ -116,7 +128,7 @@ class Resident:
 
     def cut(self, name: str) -> int:
         """How many texts of a probe that was asked are longer than the model can read."""
-        return sum(batch.cut for batch in self._batches[name])
+        return sum(batch.cut for batch in self._batches[self._probes[name].texts])
 
     def describe_cut(self, name: str) -> str:
         """The same in words; nothing where none is."""
@@ -136,7 +148,8 @@ def probe(
 
     Returns:
         A record a measurement: model, probe, metric, value, low, high, n, the per-example values, encoded, and how many
-        texts were cut because the model reads no more of them.
+        texts were cut because the model reads no more of them; for probes by a protected attribute, their audit
+        (:func:`fuseforget.audit.record_audit`): a record a model and group, and one a comparison with the first model.
 
     Raises:
         InputError: a model that is no whole classifier, or labels that it does not name.
@@ -151,7 +164,8 @@ def probe(
             if names:
                 resident = Resident(source, asked, exact=exact)
                 record_missing(run, resident, names, say=say, model=source)
-        return [record for record in run.records if record["kind"] == "measurement"]
+        record_audit(run, asked, sources, say=say)
+        return [record for record in run.records if record["kind"] in PRINTED]
 
 
 def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: Say, **where: Any) -> None:
@@ -160,7 +174,9 @@ def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: 
     for name in probes:
         if run.find("measurement", probe=name, **where) is None:
             measurement = resident.ask(name)
-            run.add("measurement", **where, **measurement_fields(measurement), cut=resident.cut(name))
+            by = resident.attribute(name)
+            fields = {**where, **measurement_fields(measurement), **({"attribute": by} if by else {})}
+            run.add("measurement", **fields, cut=resident.cut(name))
             note = resident.describe_cut(name)
             say(f"{label}: {name} {measurement.interval.value:.3f}{note and f', {note}'}")
 
@@ -175,13 +191,15 @@ def measurement_fields(measurement: Measurement) -> Record:
         "high": interval.high,
         "n": interval.n,
         "values": encode_values(measurement.values),
+        **({"answers": list(measurement.answers)} if measurement.answers else {}),
+        **({"confidences": encode_values(measurement.confidences)} if measurement.confidences is not None else {}),
     }
 
 
 def as_probes(probes: str | Path | Sequence[Probe]) -> list[Probe]:
     """Probes from a probes file, with their data read; probes as they are."""
     if isinstance(probes, str | Path):
-        return [_load_probe(spec) for spec in read_probes_file(probes)]
+        return [probe for spec in read_probes_file(probes) for probe in _load_probes(spec)]
     return list(probes)
 
 
@@ -221,10 +239,7 @@ def describe_sources(probes: str | Path | Sequence[Probe]) -> Record:
         return {}
     return {
         "probes_file": {"path": str(probes), "sha256": file_sha256(Path(probes))},
-        "sources": {
-            spec.name: {**spec.model_dump(exclude={"name", "metric"}), "file_sha256": _file_sha256(spec)}
-            for spec in read_probes_file(probes)
-        },
+        "sources": {spec.name: {**_source(spec), "file_sha256": _file_sha256(spec)} for spec in read_probes_file(probes)},
     }
 
 
@@ -234,9 +249,33 @@ def _file_sha256(spec: ProbeSpec) -> str | None:
     return file_sha256(file) if file is not None and file.is_file() else None
 
 
-def _load_probe(spec: ProbeSpec) -> Probe:
-    examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
-    return Probe(spec.name, examples.texts, examples.labels, spec.metric, examples.own_names, examples.named)
+def _source(spec: ProbeSpec) -> Record:
+    """Where an entry's data is; what it does not name is left out, as in runs of before it could."""
+    named = spec.model_dump(include={"attribute", "unit", "values"}, exclude_none=True, mode="json")
+    return {**spec.model_dump(include={"data", "split", "text", "label"}), **named}
+
+
+def _load_probes(spec: ProbeSpec) -> list[Probe]:
+    """The probes of an entry, one a metric, which share its data."""
+    if spec.attribute is None:
+        examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
+        of_data: dict[str, Any] = {}
+    else:
+        attributes = [spec.attribute] if spec.values is None else {spec.attribute: spec.values}
+        data = read_attributed(
+            spec.data, split=spec.split, text=spec.text, label=spec.label, attributes=attributes, unit=spec.unit
+        )  # fmt: skip
+        examples, units = data.examples, data.unit_codes()
+        of_data = {
+            "attribute": spec.attribute,
+            "groups": tuple(data.codes(spec.attribute).tolist()),
+            "group_names": data.values(spec.attribute),
+            "units": () if units is None else tuple(units.tolist()),
+        }
+    return [
+        Probe(name, examples.texts, examples.labels, metric, examples.own_names, examples.named, **of_data)
+        for name, metric in spec.probes.items()
+    ]
 
 
 def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
@@ -247,6 +286,8 @@ def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
         raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")
 
 
-def _content(probe: Probe) -> list[tuple[str, ...] | tuple[int, ...]]:
-    """What makes a probe the same: texts and labels, and the labels' names where these decide what is asked."""
-    return [probe.texts, probe.labels, *([probe.label_names] if probe.label_names else [])]
+def _content(probe: Probe) -> list[Any]:
+    """What makes a probe the same: texts and labels, the labels' names where these decide what is asked, and the groups."""
+    names = [probe.label_names] if probe.label_names else []
+    by = [probe.attribute, probe.groups, probe.group_names, probe.units] if probe.attribute else []
+    return [probe.texts, probe.labels, *names, *by]

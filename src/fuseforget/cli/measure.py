@@ -24,7 +24,7 @@ def probe(
     exact: Exact = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure probes on models."""
+    """Measure probes on models; by a protected attribute, an audit of each model and of the others against the first."""
     from fuseforget.sweep import probe as measure
 
     _print(measure(models, probes, out, exact=exact, say=progress_lines()), ["model"], as_json)
@@ -59,9 +59,22 @@ def path(
 
 
 def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:
+    from fuseforget.report.audit import audit_tables, plain_measurements
+
     if as_json:
-        print_json([{key: value for key, value in r.items() if key not in ("kind", "values")} for r in records])
+        print_json([{key: value for key, value in r.items() if key not in ("values", "confidences")} for r in records])
         return
+    lines = plain_measurements(records) if where == ["model"] else records
+    if lines:
+        _print_measurements(lines, where)
+    for title, tables in audit_tables(records).items():
+        print(f"\n{title}" if lines else title)
+        for table in tables:
+            print()
+            print_table(table.header, table.rows, table.title)
+
+
+def _print_measurements(records: list[dict[str, Any]], where: list[str]) -> None:
     rows = []
     for record in records:
         place = [_place(record[key]) for key in where]

@@ -1,4 +1,7 @@
-"""Knowledge: what a probe is, what a measurement is, and the statistics that compare models on the same examples."""
+"""Knowledge: what a probe is, what a measurement is, and the statistics that compare models on the same examples.
+
+Metrics by groups of people are in :mod:`fuseforget.knowledge.fairness`.
+"""
 
 from fuseforget.knowledge.probes import METRICS, Measurement, Metric, Probe, measure
 from fuseforget.knowledge.probes_file import ProbeSpec, read_probes_file
@@ -7,6 +10,7 @@ from fuseforget.knowledge.statistics import (
     Interval,
     bootstrap_mean,
     check_bound,
+    check_bound_of,
     holm,
     knows_more,
     mcnemar,
@@ -25,6 +29,7 @@ __all__ = [
     "ProbeSpec",
     "bootstrap_mean",
     "check_bound",
+    "check_bound_of",
     "holm",
     "knows_more",
     "mcnemar",

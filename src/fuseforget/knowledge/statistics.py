@@ -13,22 +13,28 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.errors import InputError
+from fuseforget.knowledge.resampling import RESAMPLES, resampled_sums
 
 __all__ = [
+    "LEVEL",
+    "MOST_UNDEFINED",
     "Bound",
     "Interval",
     "bootstrap_mean",
     "check_bound",
+    "check_bound_of",
+    "exact_limits",
     "holm",
     "knows_more",
     "mcnemar",
     "mean_retention",
+    "percentiles",
+    "reflected",
     "resampled_means",
     "retention",
     "sign_flip",
 ]
 
-RESAMPLES = 10_000
 LEVEL = 0.95
 MOST_UNDEFINED = 0.01
 Values = npt.NDArray[np.float64]
@@ -69,17 +75,7 @@ def resampled_means(values: Values, *, seed: int = 0, resamples: int = RESAMPLES
     Returns:
         resamples x models.
     """
-    models, n = values.shape
-    rng = np.random.default_rng([seed, n])
-    # Examples on which all models have the same values need not be told apart: how often each *kind* is drawn is again
-    # multinomial. Right-or-wrong values of a few models make a handful of kinds, in place of thousands of examples.
-    kinds, examples = np.unique(values, axis=1, return_counts=True)
-    block = max(1, min(resamples, 20_000_000 // len(examples)))
-    means = np.empty((resamples, models))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        counts = rng.multinomial(n, examples / n, size=size)
-        means[start : start + size] = counts @ kinds.T / n
+    means: Values = resampled_sums(values.T, seed=seed, resamples=resamples) / values.shape[1]
     return means
 
 
@@ -93,9 +89,9 @@ def bootstrap_mean(values: npt.ArrayLike, *, seed: int = 0) -> Interval:
     n = array.shape[1]
     mean = float(array.mean())
     if array.min() == array.max():
-        low, high = _exact(mean, n) if mean in (0.0, 1.0) else (mean, mean)
+        low, high = exact_limits(mean, n) if mean in (0.0, 1.0) else (mean, mean)
     else:
-        low, high = _quantiles(resampled_means(array, seed=seed)[:, 0])
+        low, high = percentiles(resampled_means(array, seed=seed)[:, 0])
     return Interval(mean, low, high, n)
 
 
@@ -204,23 +200,32 @@ def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.Arr
         draws.append((means[:, 0] - means[:, 2]) / np.where(gap > 0, gap, np.nan))
         n += values.shape[1]
     # A resample in which a specialist is not above the control has no retention; few such leave the interval sound.
-    low, high = _quantiles(np.mean(draws, axis=0)[defined])
+    low, high = percentiles(np.mean(draws, axis=0)[defined])
     return Interval(float(np.mean(points)), low, high, n)
 
 
 def check_bound(fused: npt.ArrayLike, models: Sequence[npt.ArrayLike], *, seed: int = 0) -> Bound:
     """Check Eq. 2 of Zaman et al. 2023 for one probe, from per-example values on the same examples."""
     values = _array([fused, *models])
-    means = values.mean(axis=1)
-    lowest, highest = float(means[1:].min()), float(means[1:].max())
-    slack = float(min(means[0] - lowest, highest - means[0]))
+    return check_bound_of(values.mean(axis=1), resampled_means(values, seed=seed), values.shape[1])
+
+
+def check_bound_of(values: Values, draws: Values, n: int) -> Bound:
+    """Check Eq. 2 of Zaman et al. 2023 for one probe whose metric is no mean of values.
+
+    Args:
+        values: of the fused model, then of each model that it was fused from.
+        draws: their values in the same resamples, resamples x models; NaN where a resample leaves one undefined.
+        n: the examples behind them.
+    """
+    lowest, highest = float(values[1:].min()), float(values[1:].max())
+    slack = float(min(values[0] - lowest, highest - values[0]))
     # The models that are the ends stay the ends in each resample: a re-chosen minimum would be biased downwards.
-    low_model, high_model = 1 + int(means[1:].argmin()), 1 + int(means[1:].argmax())
-    draws = resampled_means(values, seed=seed)
+    low_model, high_model = 1 + int(values[1:].argmin()), 1 + int(values[1:].argmax())
     below, above = draws[:, 0] - draws[:, low_model], draws[:, high_model] - draws[:, 0]
-    low, high = _quantiles(below if means[0] - lowest <= highest - means[0] else above)
+    low, high = percentiles(below if values[0] - lowest <= highest - values[0] else above)
     verdict = "holds" if slack >= 0 else ("within error" if high >= 0 else "broken")
-    return Bound(lowest, highest, Interval(slack, low, high, values.shape[1]), verdict)
+    return Bound(lowest, highest, Interval(slack, low, high, n), verdict)
 
 
 def _array(rows: Sequence[npt.ArrayLike]) -> Values:
@@ -236,13 +241,24 @@ def _array(rows: Sequence[npt.ArrayLike]) -> Values:
     return stacked
 
 
-def _quantiles(draws: Values) -> tuple[float, float]:
+def percentiles(draws: Values) -> tuple[float, float]:
+    """The ends of the 95 % percentile interval, of the draws that are defined (no NaN)."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(draws[~np.isnan(draws)], [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _exact(mean: float, n: int) -> tuple[float, float]:
-    """The Clopper-Pearson interval where none or all of n succeed."""
+def reflected(value: float, draws: Values, within: tuple[float, float]) -> tuple[float, float]:
+    """The 95 % percentile interval and the basic one (the same reflected at the value) together, cut to a range.
+
+    For what resampling makes greater, or smaller, on the whole: a gap, which is never below 0, or the worst of several. The
+    percentile interval of a gap alone would never reach 0, also of a model that treats all alike.
+    """
+    low, high = percentiles(draws)
+    return max(within[0], min(low, 2 * value - high)), min(within[1], max(high, 2 * value - low))
+
+
+def exact_limits(mean: float, n: int) -> tuple[float, float]:
+    """The Clopper-Pearson interval where none (mean 0) or all (mean 1) of n succeed."""
     limit = ((1 - LEVEL) / 2) ** (1 / n)
     return (limit, 1.0) if mean == 1.0 else (0.0, 1 - limit)

@@ -13,6 +13,7 @@ from typing import Any
 from fuseforget.errors import InputError
 from fuseforget.records import changed_code, read_records, read_run
 from fuseforget.report import figures
+from fuseforget.report.audit import audit_blocks, missing_of_audit, plain_measurements
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.by_method import by_method_tables
 from fuseforget.report.claims import FIGURES
@@ -180,14 +181,22 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
     models, probes = len(settings["models"]), len(settings["probes"])
     points = comb(settings["steps"] + models - 1, models - 1) if description["command"] == "path" else models
     lacking = points * probes - len(measured)
+    lines = measured if description["command"] == "path" else plain_measurements(measured)
     rows = []
-    for r in measured:
+    for r in lines:
         where = r.get("model") or f"{r['path']} at {', '.join(f'{w:g}' for w in r['weights'])}"
         rows.append([where, r["probe"], r["metric"], cell(r), str(r["n"])])
     return [
         Heading(description["command"], 1),
-        *_warnings(description, records, [f"{lacking} of {points * probes} measurements"] if lacking else []),
-        Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows),
+        *_warnings(
+            description, records, [f"{lacking} of {points * probes} measurements"] if lacking else missing_of_audit(records)
+        ),
+        *(
+            [Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows)]
+            if rows or not measured
+            else []
+        ),
+        *audit_blocks(records),
         *_repeat(run, description),
     ]
 

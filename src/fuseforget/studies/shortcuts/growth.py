@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.knowledge import holm, mcnemar
-from fuseforget.knowledge.statistics import RESAMPLES, resampled_means
+from fuseforget.knowledge.resampling import RESAMPLES
+from fuseforget.knowledge.statistics import resampled_means
 from fuseforget.records import Record, Run
 from fuseforget.studies.shortcuts.conclusions import values_of
 from fuseforget.studies.shortcuts.settings import TASK, ShortcutStudy
