@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from fuseforget.checkpoint import MANIFEST_NAME, open_checkpoint
+from fuseforget.checkpoint import open_checkpoint
 from fuseforget.data import Examples, ShortcutData, ShortcutSettings
 from fuseforget.fuse import fuse
 from fuseforget.models import prepare_start, random_like
-from fuseforget.records import Record, Run
+from fuseforget.records import Run
 from fuseforget.studies.shortcuts.settings import RANDOM, SHARED, ShortcutStudy, base_of
-from fuseforget.train import TrainSettings
-from fuseforget.train.trainer import fine_tune
+from fuseforget.studies.training import combine, result_of, train_one
 
 __all__ = ["fuse_specialists", "make_random", "make_start", "train_all", "train_shared"]
 
@@ -36,12 +34,7 @@ def train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], 
     longest = max(result_of(run, rule)["epochs"] for rule in settings.rules)
     control = replace(settings.train, max_epochs=longest, min_epochs=longest)
     train_one(run, "control", data["control"].train, None, control, say)
-    sets = [data[rule].train for rule in settings.rules]
-    combined = Examples(
-        tuple(text for part in sets for text in part.texts),
-        tuple(label for part in sets for label in part.labels),
-        sets[0].label_names,
-    )
+    combined = combine([data[rule].train for rule in settings.rules])
     full = replace(settings.train, max_epochs=settings.full_epochs, min_epochs=settings.full_epochs)
     train_one(run, "full", combined, None, full, say)
 
@@ -50,22 +43,6 @@ def train_shared(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData
     """Train the two models of Fig. 3 as the specialists are, each until it knows its own mixture of two rules."""
     for name in SHARED:
         train_one(run, name, data[name].train, data[name].synthetic, settings.train, say)
-
-
-def train_one(run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say) -> None:
-    model = run.path / "models" / name
-    if not model.is_dir():
-        fine_tune(run.path / "models" / "start", examples, model, settings, monitor=monitor, say=say)
-    if run.find("training", name=name) is None:
-        made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
-        run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
-
-
-def result_of(run: Run, name: str) -> Record:
-    record = run.find("training", name=name)
-    if record is None:
-        raise RuntimeError(f"{name} was not trained")
-    return record
 
 
 def make_random(run: Run, settings: ShortcutStudy) -> None:

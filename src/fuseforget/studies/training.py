@@ -1,0 +1,45 @@
+"""A model of a study: trained once, kept in the run, and recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from fuseforget.checkpoint import MANIFEST_NAME
+from fuseforget.data import Examples
+from fuseforget.records import Record, Run
+from fuseforget.train import TrainSettings
+from fuseforget.train.trainer import fine_tune
+
+__all__ = ["combine", "result_of", "train_one"]
+
+Say = Callable[[str], None]
+
+
+def train_one(
+    run: Run, name: str, examples: Examples, monitor: Examples | None, settings: TrainSettings, say: Say, *, start: str = "start"
+) -> None:
+    """Fine-tune the run's model ``start`` into ``name``, unless the run has it, and record how that went."""
+    model = run.path / "models" / name
+    if not model.is_dir():
+        fine_tune(run.path / "models" / start, examples, model, settings, monitor=monitor, say=say)
+    if run.find("training", name=name) is None:
+        made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
+        run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
+
+
+def result_of(run: Run, name: str) -> Record:
+    """The record of a model's training."""
+    record = run.find("training", name=name)
+    if record is None:
+        raise RuntimeError(f"{name} was not trained")
+    return record
+
+
+def combine(sets: list[Examples]) -> Examples:
+    """All examples of several sets that number their labels alike, in order."""
+    return Examples(
+        tuple(text for part in sets for text in part.texts),
+        tuple(label for part in sets for label in part.labels),
+        sets[0].label_names,
+    )
