@@ -12,7 +12,7 @@ from fuseforget.knowledge import Probe
 from fuseforget.paths import path as walk
 from fuseforget.records import Run, read_records, read_run
 from fuseforget.report import write_report
-from fuseforget.report.page import repeat_command
+from fuseforget.report.repeat import repeat_command
 from fuseforget.report.shortcuts import summarise
 from parsing import parameters_of
 

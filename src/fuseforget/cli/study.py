@@ -13,23 +13,36 @@ __all__ = ["demo", "report", "study"]
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts or fisher")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias or fisher")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
     data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
     scale: Annotated[str | None, typer.Option(help="tiny, small (the default) or paper.")] = None,
-    rule: Annotated[list[str] | None, typer.Option(help="A shortcut to train a specialist for; default: the scale's.")] = None,
-    sentences: Annotated[int | None, typer.Option(help="Training texts; default: the scale's, or all.")] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="shortcuts: one to train a specialist for; default: the scale's.")
+    ] = None,
+    sentences: Annotated[int | None, typer.Option(help="Training texts (bias: a model); default: the scale's, or all.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(help="Synthetic over original part; the paper's text, and the default: 0.2, its code: 5.")
+        float | None,
+        typer.Option(
+            help="shortcuts: synthetic over original part (0.2; the authors' code: 5); bias: share of the favoured value (0.8)."
+        ),
     ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="pairs, shared, triangle, growth, forecast, methods; default: the scale's. A finished run can be asked for more."
+            help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; default: the "
+            "scale's. A finished run can be asked for more."
         ),
     ] = None,
-    methods: Annotated[bool, typer.Option("--methods", help="Also fuse by every method that needs no data.")] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="shortcuts: also fuse by every method that needs no data.")] = False,
+    names: Annotated[
+        Path | None, typer.Option(metavar="TABLE", help="bias: first names that sign texts without authors.")
+    ] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="bias: a protected attribute; default: gender and age.")] = None,
+    unit: Annotated[str | None, typer.Option(help="bias: the column that says which rows are one author's.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="bias: train all models so many times; default: the scale's.")] = None,
+    as_published: Annotated[bool, typer.Option("--as-published", help="bias: the choices of the authors' code.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -39,7 +52,9 @@ def study(
 
     run_study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
-        parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, say=progress_lines(),
+        parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
+        attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
+        say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 

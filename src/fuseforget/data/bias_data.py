@@ -15,7 +15,7 @@ from fuseforget.data.examples import Examples
 from fuseforget.data.tables import read_table
 from fuseforget.errors import InputError
 
-__all__ = ["BiasData", "is_bias_data", "load_bias_data", "save_bias_data"]
+__all__ = ["BiasData", "is_bias_data", "load_bias_data", "rows_of", "save_bias_data"]
 
 DESCRIPTION = "bias.json"
 COLUMNS = ("text", "label", "unit")
@@ -62,7 +62,7 @@ def save_bias_data(data: BiasData, directory: Path) -> None:
             expected = f"the training set's labels and attributes, {train.examples.label_names}, {train.value_names}"
             raise InputError(f"{name} set", expected=expected, found=found)
     for name, part in data.splits.items():
-        write_rows(directory / f"{name}.jsonl", _rows(part))
+        write_rows(directory / f"{name}.jsonl", rows_of(part))
     subset = {name: value for name, value in vars(data.subset).items() if name != "data"}
     description = {
         "kind": "bias",
@@ -104,7 +104,8 @@ def load_bias_data(directory: str | Path) -> BiasData:
         raise InputError(str(path / DESCRIPTION), expected="the description of a bias data set", found=repr(error)) from error
 
 
-def _rows(part: AttributedExamples) -> list[dict[str, Any]]:
+def rows_of(part: AttributedExamples) -> list[dict[str, Any]]:
+    """Each row as text, label, a value an attribute, and its unit where there are units."""
     rows: list[dict[str, Any]] = []
     for i, (text, label) in enumerate(zip(part.examples.texts, part.examples.labels, strict=True)):
         values = {name: column[i] for name, column in part.attributes.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,18 @@ class Inlp:
     steps: tuple[Step, ...]
     basis: npt.NDArray[np.float64]
     ended: str = ""
+
+    def first(self, classifiers: int) -> Eraser:
+        """The eraser that the first so many classifiers make: INLP with fewer, without fitting it again.
+
+        Raises:
+            InputError: fewer than one, or more than there are.
+        """
+        if not 1 <= classifiers <= len(self.steps):
+            raise InputError("classifiers", expected=f"1 to {len(self.steps)}", found=str(classifiers))
+        kept = self.basis[:, : self.steps[classifiers - 1].rank]
+        about = {**self.eraser.about, "classifiers": classifiers}
+        return replace(self.eraser, left=kept, right=kept.T.copy(), about=about)
 
 
 def fit_inlp(

@@ -6,6 +6,7 @@ that its specialist did not learn cannot be judged and does not hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fuseforget.report.facts import RANDOM, TASK, Facts, cell
@@ -160,7 +161,7 @@ def words(share: Share | None) -> str:
     return "not learned" if share is None else str(share)
 
 
-def verdict_on(parts: list[bool | None]) -> str:
+def verdict_on(parts: Sequence[bool | None]) -> str:
     if all(parts):
         return "seen"
     return "in part" if any(parts) else "not seen"

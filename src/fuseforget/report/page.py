@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
 from functools import partial
 from math import comb
 from pathlib import Path
@@ -14,6 +12,8 @@ from fuseforget.errors import InputError
 from fuseforget.records import changed_code, read_records, read_run
 from fuseforget.report import figures
 from fuseforget.report.audit import audit_blocks, missing_of_audit, plain_measurements
+from fuseforget.report.bias import bias_blocks, summarise_bias
+from fuseforget.report.bias_facts import BiasFacts
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.by_method import by_method_tables
 from fuseforget.report.claims import FIGURES
@@ -25,13 +25,16 @@ from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
 from fuseforget.report.part_figures import draw_growth, draw_triangle
 from fuseforget.report.parts import triangle_table
+from fuseforget.report.repeat import NOTHING_GROWN, Grown, repeat_command
 from fuseforget.report.shortcuts import Summary, curve_table
 from fuseforget.report.shortcuts import summarise as summarise_shortcuts
 
-__all__ = ["repeat_command", "summarise", "write_report"]
+__all__ = ["summarise", "write_report"]
 
 Record = dict[str, Any]
 HTML, MARKDOWN = (".html", ".htm"), (".md",)
+SUMMARIES = {"study shortcuts": summarise_shortcuts, "study bias": summarise_bias, "study fisher": summarise_fisher}
+BLOCKS = {"study bias": bias_blocks, "study fisher": fisher_blocks}
 
 
 def write_report(runs: list[str | Path], out: str | Path) -> Path:
@@ -81,17 +84,25 @@ def _beside_the_run(run: Path, picture: Picture) -> str:
 
 def summarise(description: Record, records: list[Record]) -> Summary:
     """What is printed of a study."""
-    of_fisher = description["command"] == "study fisher"
-    return (summarise_fisher if of_fisher else summarise_shortcuts)(description, records)
+    return SUMMARIES[description["command"]](description, records)
 
 
 def _section(run: Path, description: Record, records: list[Record]) -> list[Block]:
     if description["command"] == "study shortcuts":
         return _shortcut_section(run, description, records)
-    if description["command"] == "study fisher":
-        warnings = _warnings(description, records, summarise_fisher(description, records).missing)
-        return [*fisher_blocks(description, records, warnings), *_repeat(run, description, drawn=True)]
+    if description["command"] in BLOCKS:
+        warnings = _warnings(description, records, summarise(description, records).missing)
+        blocks = BLOCKS[description["command"]](description, records, warnings)
+        return [*blocks, *_repeat(run, description, drawn=True, grown=_grown(description, records))]
     return _measurements_section(run, description, records)
+
+
+def _grown(description: Record, records: list[Record]) -> Grown:
+    """What the run was asked for that its settings do not say."""
+    if description["command"] != "study bias":
+        return NOTHING_GROWN
+    facts = BiasFacts(description, records)
+    return Grown(tuple(facts.parts), len(facts.seeds))
 
 
 def _shortcut_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
@@ -114,7 +125,7 @@ def _shortcut_section(run: Path, description: Record, records: list[Record]) -> 
     titles = description.get("about", {}).get("titles", {})
     blocks += forecast_blocks(records, titles)
     blocks += by_method_tables(records, titles)
-    return [*blocks, *_repeat(run, description, drawn=True, parts=facts.parts)]
+    return [*blocks, *_repeat(run, description, drawn=True, grown=Grown(parts=tuple(facts.parts)))]
 
 
 def _warnings(description: Record, records: list[Record], missing: list[str]) -> list[Block]:
@@ -201,43 +212,12 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
     ]
 
 
-def _repeat(run: Path, description: Record, *, drawn: bool = False, parts: Sequence[str] = ()) -> list[Block]:
+def _repeat(run: Path, description: Record, *, drawn: bool = False, grown: Grown = NOTHING_GROWN) -> list[Block]:
     name = run.resolve().name
     drawings = f" Figures as PNG and PDF, where a page in HTML was written: {name}/figures/." if drawn else ""
     return [
         Heading("How to repeat this"),
-        Code(repeat_command(description, parts)),
+        Code(repeat_command(description, grown)),
         Details("Settings, versions and hashes", [Code(json.dumps(description, indent=2), "json")]),
         Paragraphs([f"Records: {name}/records.jsonl.{drawings}"]),
     ]
-
-
-def repeat_command(description: Record, parts: Sequence[str] = ()) -> str:
-    """The command that makes the run again, with a study's parts; PROBES.yaml stands for probes not read from a file."""
-    settings = description["settings"]
-    words = ["fuseforget", *description["command"].split()]
-    if description["command"] == "study fisher":
-        words += ["--from", settings["source"], "--seed", str(settings["seed"])]
-    elif description["command"].startswith("study"):
-        words += ["--scale", settings["scale"], "--seed", str(settings["seed"])]
-        for option in ("base", "data", "sentences", "ratio"):
-            # Runs of earlier versions have no ratio of their own: all had the default.
-            if settings.get(option) is not None:
-                words += [f"--{option}", str(settings[option])]
-        for rule in settings["rules"]:
-            words += ["--rule", rule]
-        for part in parts:
-            words += ["--part", part]
-    else:
-        file = description.get("about", {}).get("probes_file", {}).get("path", "PROBES.yaml")
-        words += [*settings["models"], "--probes", file]
-        for option in ("steps", "method", "seed"):
-            if option in settings:
-                words += [f"--{option}", str(settings[option])]
-        if "base" in settings:
-            words += ["--base", settings["base"]["models"][0]]
-        for name, value in settings.get("parameters", {}).items():
-            words += ["--param", f"{name}={json.dumps(value)}"]
-        if settings.get("exact"):
-            words.append("--exact")
-    return shlex.join([*words, "-o", "RUN"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fuseforget.report.facts import TASK, Facts
@@ -10,7 +11,7 @@ from fuseforget.report.figures import COLOURS, blank_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_growth", "draw_triangle"]
+__all__ = ["draw_growth", "draw_simplex", "draw_triangle"]
 
 HEIGHT = 3**0.5 / 2  # of an equilateral triangle of side one
 
@@ -18,24 +19,34 @@ HEIGHT = 3**0.5 / 2  # of an equilateral triangle of side one
 def draw_triangle(facts: Facts) -> Figure:
     """Fig. 7 and 8: accuracy over the simplex, a panel for the shortcuts' mean, each shortcut and the task."""
     grid = facts.grid()
-    # Corners: the first at the left, the second at the right, the third on top.
-    x, y = [b + c / 2 for _, b, c in grid], [c * HEIGHT for _, _, c in grid]
     panels = {facts.title(p): [facts.over[p, w]["value"] for w in grid] for p in (*facts.triangle, TASK)}
     mean = [sum(values) / len(facts.triangle) for values in zip(*list(panels.values())[:-1], strict=True)]
     panels = {"mean of the shortcuts": mean, **panels}
-    figure = blank_figure(11.0, 6.4)
     # A shortcut's scale goes from chance to knowing; the mean's and the task's differences are small and would not show on it.
+    limits = {facts.title(rule): (0.5, 1.0) for rule in facts.triangle}
+    return draw_simplex(grid, [facts.title(name) for name in facts.triangle], panels, limits)
+
+
+def draw_simplex(
+    grid: Sequence[tuple[float, ...]], corners: Sequence[str], panels: Mapping[str, Sequence[float]],
+    limits: Mapping[str, tuple[float, float]], *, label: str = "accuracy",
+) -> Figure:  # fmt: skip
+    """A panel a quantity, its values over the weights of three models; a panel without limits has its own values'."""
+    # Corners: the first at the left, the second at the right, the third on top.
+    x, y = [b + c / 2 for _, b, c in grid], [c * HEIGHT for _, _, c in grid]
+    figure = blank_figure(11.0, 6.4)
     for number, (title, values) in enumerate(panels.items()):
         axes = figure.add_subplot(2, 3, number + 1)
-        limits = (0.5, 1.0) if 0 < number <= len(facts.triangle) else (min(values), max(values))
-        _panel(figure, axes, x, y, values, limits)
+        _panel(figure, axes, x, y, values, limits.get(title, (min(values), max(values))), label)
         axes.set_title(title, fontsize=11, pad=18)
-        for name, place in zip(facts.triangle, ((0, -0.07), (1, -0.07), (0.5, HEIGHT + 0.07)), strict=True):
-            axes.text(*place, facts.title(name), ha="center", va="center", fontsize=10)
+        for name, place in zip(corners, ((0, -0.07), (1, -0.07), (0.5, HEIGHT + 0.07)), strict=True):
+            axes.text(*place, name, ha="center", va="center", fontsize=10)
     return figure
 
 
-def _panel(figure: Any, axes: Any, x: list[float], y: list[float], values: list[float], limits: tuple[float, float]) -> None:
+def _panel(
+    figure: Any, axes: Any, x: list[float], y: list[float], values: Sequence[float], limits: tuple[float, float], label: str
+) -> None:
     # As an image: readers of SVG draw the many small triangles of shading with seams.
     drawn = axes.tripcolor(x, y, values, shading="gouraud", cmap="viridis", vmin=limits[0], vmax=limits[1], rasterized=True)
     axes.plot([0, 1, 0.5, 0], [0, 0, HEIGHT, 0], color="#444", linewidth=0.8)
@@ -44,7 +55,7 @@ def _panel(figure: Any, axes: Any, x: list[float], y: list[float], values: list[
     axes.set_xlim(-0.06, 1.06)
     axes.set_ylim(-0.1, HEIGHT + 0.1)
     axes.axis("off")
-    figure.colorbar(drawn, ax=axes, shrink=0.75, label="accuracy")
+    figure.colorbar(drawn, ax=axes, shrink=0.75, label=label)
 
 
 def draw_growth(facts: Facts) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,14 @@ from fuseforget.records import Record
 
 __all__ = ["STUDIES", "study"]
 
-STUDIES = ("shortcuts", "fisher")
+STUDIES = ("shortcuts", "bias", "fisher")
+# The options that each study takes besides the seed, and what the command line calls them.
+OPTIONS = {
+    "shortcuts": ("base", "data", "scale", "sentences", "ratio", "parts", "rules", "methods"),
+    "bias": ("base", "data", "scale", "sentences", "ratio", "parts", "names", "attributes", "unit", "seeds", "as_published"),
+    "fisher": ("source",),
+}
+FLAGS = {"parts": "--part", "rules": "--rule", "attributes": "--attribute", "as_published": "--as-published", "source": "--from"}
 
 
 def study(
@@ -28,49 +35,62 @@ def study(
     source: str | Path | None = None,
     parts: tuple[str, ...] | None = None,
     methods: bool = False,
+    names: str | Path | None = None,
+    attributes: tuple[str, ...] | None = None,
+    unit: str | None = None,
+    seeds: int | None = None,
+    as_published: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
 
     Args:
-        name: ``shortcuts`` (section 4 of the paper) or ``fisher`` (appendix D).
+        name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5) or ``fisher`` (appendix D).
         out: the run's directory.
         base: the pretrained model; the tiny scale makes its own.
-        data: labelled texts with a training and a validation split; the tiny scale makes its own.
+        data: labelled texts with a training and a validation split; the tiny scale makes its own. Of bias: with columns of
+            the protected attributes, or a corpus in PAN16's format, or any texts, which ``names`` then sign.
         scale: ``tiny`` (the demo), ``small`` (a few thousand texts; the default) or ``paper`` (all texts, the paper's settings).
-        rules: which shortcuts; default: the scale's.
-        sentences: how many training texts; default: the scale's, or all where there are fewer.
-        ratio: the size of the synthetic over the original part (the paper's text, and the default: 0.2; its code splits the other
-            way: 5).
+        rules: of shortcuts: which; default: the scale's.
+        sentences: how many training texts (of bias: a model); default: the scale's, or all where there are fewer.
+        ratio: of shortcuts: the size of the synthetic over the original part (the paper's text, and the default: 0.2; its code
+            splits the other way: 5). Of bias: the share of the favoured value within each label (the paper's, the default: 0.8).
         seed: of everything random.
-        source: the finished shortcut study whose specialists the Fisher study compares; it takes base, data, scale and rules
+        source: of fisher: the finished shortcut study whose specialists are compared; it takes base, data, scale and rules
             from there.
-        parts: what to do besides the fused model: ``pairs``, ``shared``, ``triangle``, ``growth``, ``forecast``, ``methods``;
-            default: the scale's. A run may be asked for more of them later.
-        methods: add the part ``methods``: the specialists fused by every method that needs no data.
+        parts: what to do besides; default: the scale's. Of shortcuts: ``pairs``, ``shared``, ``triangle``, ``growth``,
+            ``forecast``, ``methods``; of bias: ``baselines``, ``ratios``, ``triangle``. A run may be asked for more later.
+        methods: of shortcuts: add the part ``methods``: the specialists fused by every method that needs no data.
+        names: of bias: a table of first names (name, sex, decade, births) that sign the texts.
+        attributes: of bias: the protected attributes; default: gender and age (and frequency, a third one of signatures).
+        unit: of bias: the column that says which rows are one author's.
+        seeds: of bias: how many times the models are trained, from ``seed`` on; default: the scale's.
+        as_published: of bias: the choices of the authors' released code (:class:`fuseforget.studies.bias.BiasStudy`).
+
+    Raises:
+        InputError: an unknown study, or options that it does not take or cannot use.
     """
     if name not in STUDIES:
         raise InputError("study", expected=f"one of {', '.join(STUDIES)}", found=repr(name))
+    options = {
+        "base": base, "data": data, "scale": scale, "sentences": sentences, "ratio": ratio, "parts": parts, "rules": rules,
+        "methods": methods or None, "names": names, "attributes": attributes, "unit": unit, "seeds": seeds,
+        "as_published": as_published or None, "source": source,
+    }  # fmt: skip
+    given = {option: value for option, value in options.items() if value is not None}
+    _refuse_foreign(name, given)
     if name == "fisher":
-        beside = {
-            "base": base,
-            "data": data,
-            "scale": scale,
-            "rule": rules,
-            "sentences": sentences,
-            "ratio": ratio,
-            "part": parts,
-        }
-        given = [f"--{option}" for option, value in beside.items() if value is not None] + ["--methods"] * methods
-        if source is None or given:
-            expected = "a finished shortcut study, which all else is taken from (--from RUN)"
-            found = f"{', '.join(given)} beside it" if source is not None else "none"
-            raise InputError("study fisher", expected=expected, found=found)
         from fuseforget.studies.fisher import FisherStudy, run_fisher_study
 
         return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), say=say)
-    if source is not None:
-        raise InputError(f"study {name}", expected="no run to start from", found=str(source))
+    if name == "bias":
+        from fuseforget.studies import bias
+
+        chosen = bias.settings_for(
+            scale or "small", base=base, data=data, names=names, unit=unit, attributes=attributes, rows=sentences, ratio=ratio,
+            seed=seed, seeds=seeds, parts=parts, as_published=as_published,
+        )  # fmt: skip
+        return bias.run_bias_study(chosen, Path(out), say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
     from fuseforget.studies.shortcuts.settings import RATIO
 
@@ -81,3 +101,17 @@ def study(
     if methods and "methods" not in settings.parts:
         settings = replace(settings, parts=(*settings.parts, "methods"))
     return run_shortcut_study(settings, Path(out), say=say)
+
+
+def _refuse_foreign(name: str, given: Mapping[str, object]) -> None:
+    """Raise InputError for an option of another study, and for a Fisher study that has no run to start from."""
+    foreign = [FLAGS.get(option, f"--{option}") for option in given if option not in OPTIONS[name]]
+    if name == "fisher" and (foreign or "source" not in given):
+        expected = "a finished shortcut study, which all else is taken from (--from RUN)"
+        found = f"{', '.join(foreign)} beside it" if "source" in given else "none"
+        raise InputError("study fisher", expected=expected, found=found)
+    if "source" in given and name != "fisher":
+        raise InputError(f"study {name}", expected="no run to start from", found=str(given["source"]))
+    if foreign:
+        known = ", ".join(FLAGS.get(option, f"--{option}") for option in OPTIONS[name])
+        raise InputError(f"study {name}", expected=f"options among {known}", found=", ".join(foreign))

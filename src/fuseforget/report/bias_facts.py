@@ -1,0 +1,130 @@
+"""The records of a study of social bias, found by what they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FUSED", "METRICS", "ROWS", "BiasFacts", "Spread"]
+
+Record = dict[str, Any]
+FUSED = "fused"
+# What Table 1 and Fig. 5 show, with its name there.
+METRICS = {"demographic_parity": "DP", "tpr_gap": "TPR-GAP", "accuracy": "accuracy"}
+ROWS = {
+    "biased": "biased", "refitted": "head refitted", "inlp": "INLP", "inlp-chosen": "INLP, chosen number", "leace": "LEACE",
+    "inlp-both": "INLP, both attributes", "leace-both": "LEACE, both attributes", "full": "full", "fused": "fused",
+    "half": "fused at one half",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number of several seeds: the mean, the least and the greatest, and the 95 % interval where there is one seed."""
+
+    value: float
+    least: float
+    greatest: float
+
+
+class BiasFacts:
+    """The records of a study of bias that is finished or not.
+
+    Attributes:
+        pair: the attributes between whose models the path is; corners: those of the triangle.
+        seeds, parts: what the run was last asked for.
+        on: values with their intervals by set, seed, place (a model's name, or path and weights), attribute (None: of a metric
+            that needs none) and metric.
+        rows: Table 1's cells over the seeds, by attribute, row and metric.
+        compared, bounds, choices, data, groups: records of these kinds.
+    """
+
+    def __init__(self, description: Record, records: list[Record]) -> None:
+        self.settings: Record = description["settings"]
+        self.pair: tuple[str, str] = tuple(self.settings["attributes"][:2])
+        self.corners: tuple[str, ...] = tuple(self.settings["attributes"][:3])
+        self.values: dict[str, list[str]] = description.get("about", {}).get("attributes", {})
+        kinds: dict[str, list[Record]] = {}
+        for record in records:
+            kinds.setdefault(record["kind"], []).append(record)
+        asked = kinds.get("asked", [])
+        self.seeds: list[int] = asked[-1]["seeds"] if asked else []
+        # A run may be asked for one part after the other: it has them all.
+        self.parts: list[str] = [p for p in ("baselines", "ratios", "triangle") if any(p in r["parts"] for r in asked)]
+        self.on = {
+            (r["set"], r["seed"], _place(r), r["attribute"], metric): found
+            for r in kinds.get("fairness", [])
+            for metric, found in r["metrics"].items()
+        }
+        self.rows = {
+            (r["attribute"], r["row"], metric): found
+            for r in kinds.get("row", [])
+            if r["seeds"] == self.seeds
+            for metric, found in r["metrics"].items()
+        }
+        compared = [r for r in kinds.get("comparison", []) if r["seeds"] == self.seeds]
+        most = max((r["tests"] for r in compared), default=0)
+        self.compared = [r for r in compared if r["tests"] == most]
+        self.bounds, self.groups, self.data = (kinds.get(kind, []) for kind in ("bound", "groups", "data"))
+        self.choices = {r["seed"]: r for r in kinds.get("choice", []) if r["seed"] in self.seeds}
+        self.trained = kinds.get("training", [])
+
+    @property
+    def line(self) -> str:
+        return "-".join(self.pair)
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratios of which there are biased models, the study's own among them."""
+        return sorted({r["ratio"] for r in self.data if r["attribute"] in self.pair})
+
+    def grid(self, corners: int) -> list[tuple[float, ...]]:
+        """The points measured on the line or the triangle, in order, that every seed has."""
+        path = "-".join(self.corners[:corners])
+        found = {seed: {p[1] for _, s, p, _, _ in self.on if s == seed and p[0] == path} for seed in self.seeds}
+        common = set.intersection(*found.values()) if found else set()
+        return sorted((point for point in common if point), reverse=True)
+
+    def spread(self, place: tuple[str, tuple[float, ...]], attribute: str, metric: str, *, on: str = "test") -> Spread | None:
+        """A metric at a place over the seeds; None where a seed lacks it."""
+        key = None if metric in ("accuracy", "f1") else attribute
+        found = [self.on.get((on, seed, place, key, metric)) for seed in self.seeds]
+        known = [record for record in found if record is not None]
+        if not known or len(known) < len(found):
+            return None
+        values = [record["value"] for record in known]
+        if len(values) == 1:
+            return Spread(values[0], known[0]["low"], known[0]["high"])
+        return Spread(sum(values) / len(values), min(values), max(values))
+
+    def missing(self) -> list[str]:
+        """What the run was asked for and does not have yet."""
+        lacking = [
+            f"model {name} of seed {seed}" for seed in self.seeds for name in self._models() if not self._asked(seed, name)
+        ]
+        lacking += [f"the choice of the weight of seed {seed}" for seed in self.seeds if seed not in self.choices]
+        if not self.rows or not self.compared:
+            lacking.append("Table 1 and its tests")
+        if "triangle" in self.parts and not self.grid(3):
+            lacking.append("the triangle")
+        return lacking
+
+    def _models(self) -> list[str]:
+        names = [*self.pair, "full", FUSED]
+        if "ratios" in self.parts:
+            others = [r for r in self.ratios if r != self.settings["ratio"]]
+            names += [f"{attribute}@{ratio:g}" for ratio in others for attribute in self.pair]
+        if "triangle" in self.parts:
+            names.append(self.corners[2])
+        if "baselines" in self.parts:
+            names += [
+                f"{attribute}-{method}" for attribute in self.pair for method in ("refitted", "inlp", "inlp-chosen", "leace")
+            ]
+        return names
+
+    def _asked(self, seed: int, name: str) -> bool:
+        return ("test", seed, (name, ()), None, "accuracy") in self.on
+
+
+def _place(record: Record) -> tuple[str, tuple[float, ...]]:
+    return (record["model"], ()) if "model" in record else (record["path"], tuple(record["weights"]))
