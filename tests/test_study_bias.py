@@ -159,11 +159,13 @@ def test_a_finished_study_can_be_asked_for_more(bert, tmp_path):
     models = {(r["seed"], r["model"]) for r in records if r["kind"] == "answers" and "model" in r}
     assert {(s, m) for s in (0, 1) for m in ("gender@0.9", "age@0.9", "place", "fused")} <= models
     triangle = {tuple(r["weights"]) for r in records if r["kind"] == "answers" and r.get("path") == "gender-age-place"}
-    assert triangle == {(a / 2, b / 2, (2 - a - b) / 2) for a in range(3) for b in range(3 - a)}
+    assert triangle == {(a / 2, b / 2, (2 - a - b) / 2) for a in range(3) for b in range(3 - a)} | {(1 / 3, 1 / 3, 1 / 3)}
+    assert len([r for r in records if r["kind"] == "centre" and r["seeds"] == [0, 1]]) == 9
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
     assert "By the bias of the training sets" in page
     assert (tmp_path / "page-triangle.png").is_file()
-    assert "not finished" in page  # the second seed's baselines were never asked for together with the first's
+    assert "seed 1" in page  # whose baselines were never made
+    assert "not finished" in page
     records = run_bias_study(replace(small, parts=("baselines", "ratios", "triangle"), seeds=2), tmp_path / "run")
     assert "not finished" not in write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
 
@@ -212,12 +214,62 @@ def test_as_published_differs_where_the_authors_code_does(inputs, tmp_path):
     ({"scale": "small", "base": "x", "data": "y", "seeds": 0}, "seeds: expected 1 or more"),
     ({"scale": "small", "base": "x", "data": "y", "parts": ("growth",)}, "part: expected one of baselines, ratios, triangle"),
     ({"scale": "small", "base": "x", "data": "y", "parts": ("triangle",)}, "part triangle: expected three attributes"),
+    ({"scale": "small", "base": "x", "data": "y", "attributes": ("gender", "full")}, "other than start, full, .* found full"),
+    ({"scale": "small", "base": "x", "data": "y", "attributes": ("gender", "a-b")}, "letters, digits and _, .* found a-b"),
+    ({"scale": "small", "base": "x", "data": "y", "skip_damaged": True}, "--skip-damaged: expected a corpus in PAN16's format"),
+    ({"scale": "small", "base": "x", "data": "y", "names": "z", "unit": "author"}, "--unit: expected data that are not signed"),
     ({"scale": "small", "base": "x", "data": "y", "rules": ("op",)}, "study bias: expected options among .* found --rule"),
 ])  # fmt: skip
 def test_what_cannot_be_studied_is_refused(change, message, tmp_path):
     with pytest.raises(InputError, match=message):
         study("bias", tmp_path / "run", **change)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_ratio_of_the_scales_own_is_not_varied_twice(bert, tmp_path):
+    settings = settings_for("small", base=bert("base"), data=write(tmp_path / "data"), ratio=0.9)
+    assert 0.9 not in settings.ratios
+    assert set(settings.ratios) == {0.6, 0.7, 0.95}
+
+
+def test_training_sets_have_one_size_whatever_is_asked_for(bert, tmp_path):
+    """The largest possible one differs by ratio: models that saw different amounts could not be compared."""
+    three = ("gender", "age", "place")
+    base, data = bert("base"), write(tmp_path / "data", three)
+    sizes = set()
+    for parts in (("baselines",), ("ratios",), ("baselines", "ratios", "triangle")):
+        settings = replace(settings_of(base, data, attributes=three, parts=parts, rows=None), scale_rows=None, ratios=(0.6, 0.95))
+        splits, _ = read_splits_of(settings, lambda line: None)
+        subsets = Subsets(settings, splits["train"], lambda line: None)
+        sizes |= {len(subsets(attribute, ratio, 0)) for attribute, ratio in subsets.needed()}
+    assert len(sizes) == 1
+
+
+def test_held_out_data_that_leave_a_metric_undefined_are_refused_before_there_is_a_run(inputs, tmp_path):
+    base, data = inputs
+    lines = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    kept = [row for row in lines if (row["age"], row["label"]) != ("old", 1)]
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    with pytest.raises(InputError, match="old has no row of label"):
+        run_bias_study(settings_of(base, data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_authors_in_train_and_test_are_refused(inputs, tmp_path):
+    base, data = inputs
+    (data / "test.jsonl").write_text((data / "train.jsonl").read_text())
+    with pytest.raises(InputError, match=r"units of train and test: expected none in both.* found 2000 in both"):
+        run_bias_study(settings_of(base, data), tmp_path / "run")
+
+
+def test_a_page_of_an_unfinished_run_leaves_out_what_is_not_whole(finished, tmp_path):
+    """Cut anywhere, also between two attributes of one point, the records make a page that says what is missing."""
+    source = (finished[1] / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished[1] / "run.json", tmp_path / "run")
+    for cut in range(0, len(source), max(1, len(source) // 15)):
+        (tmp_path / "run/records.jsonl").write_text("".join(source[:cut]))
+        assert "not finished" in write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
 
 
 def test_data_that_do_not_allow_a_training_set_are_refused_before_there_is_a_run(inputs, tmp_path):

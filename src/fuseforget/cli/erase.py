@@ -137,7 +137,7 @@ def _look(
     batches = encode_batches(classifier, taken.texts)
     if cut := describe_cut(sum(batch.cut for batch in batches), len(taken), max_tokens(classifier)):
         say(cut)
-    found, logits = features_and_logits(classifier, batches)
+    found, logits = features_and_logits(classifier, batches, exact=True)
     say(f"features of {len(taken)} texts")
     return found, np.array(labels), logits.argmax(axis=1)
 

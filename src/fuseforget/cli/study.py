@@ -11,6 +11,8 @@ from fuseforget.cli.output import print_json, print_table, progress_lines
 
 __all__ = ["demo", "report", "study"]
 
+ENCODED = ("values", "predicted", "confidence")  # per example, in records
+
 
 def study(
     name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias or fisher")],
@@ -39,7 +41,13 @@ def study(
     names: Annotated[
         Path | None, typer.Option(metavar="TABLE", help="bias: first names that sign texts without authors.")
     ] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="bias: a protected attribute; default: gender and age.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="bias: a protected attribute; default: gender, age, and of signatures frequency.")
+    ] = None,
+    texts: Annotated[Path | None, typer.Option(metavar="TABLE", help="bias: the tweets of PAN16, by id.")] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="bias: leave out authors of PAN16 that are damaged.")
+    ] = False,
     unit: Annotated[str | None, typer.Option(help="bias: the column that says which rows are one author's.")] = None,
     seeds: Annotated[int | None, typer.Option(help="bias: train all models so many times; default: the scale's.")] = None,
     as_published: Annotated[bool, typer.Option("--as-published", help="bias: the choices of the authors' code.")] = False,
@@ -54,7 +62,7 @@ def study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
         parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
         attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
-        say=progress_lines(),
+        texts=texts, skip_damaged=skip_damaged, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 
@@ -89,7 +97,7 @@ def _show(run: Path, as_json: bool) -> None:
     page = write_report([run], run / "report.html")
     records = read_records(run)
     if as_json:
-        facts: list[dict[str, Any]] = [{k: v for k, v in r.items() if k != "values"} for r in records]
+        facts: list[dict[str, Any]] = [{k: v for k, v in r.items() if k not in ENCODED} for r in records]
         print_json({"run": str(run), "report": str(page), "records": facts})
         return
     summary = summarise(read_run(run), records)

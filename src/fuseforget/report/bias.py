@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
+from fuseforget.report.bias_baselines import baseline_tables
 from fuseforget.report.bias_claims import NOTE, PAPER, bias_claims
-from fuseforget.report.bias_facts import FUSED, METRICS, ROWS, BiasFacts, Spread
+from fuseforget.report.bias_facts import CENTRE, METRICS, ROWS, BiasFacts, Spread
 from fuseforget.report.bias_figures import draw_bias_path, draw_bias_triangle, draw_ratios, fused_at, named
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
@@ -14,6 +16,7 @@ from fuseforget.report.shortcuts import Summary
 __all__ = ["bias_blocks", "summarise_bias"]
 
 Record = dict[str, Any]
+WRITTEN = "written"  # the row of the fused model that the run holds
 OTHER_METRICS = {
     "fpr_gap": "FPR gap", "equalized_odds": "equalised odds", "worst_group_accuracy": "worst group", "worst_cell_accuracy":
     "worst group and label",
@@ -48,8 +51,12 @@ def bias_blocks(description: Record, records: list[Record], warnings: list[Block
     if pictures:
         blocks += [Heading("Figures"), Pictures(pictures)]
     blocks += summary.tables
+    if facts.erasures:
+        blocks += baseline_tables(facts)
     if len(facts.ratios) > 1:
         blocks.append(_ratio_table(facts))
+    if facts.centre:
+        blocks.append(_triangle_table(facts))
     if facts.rows:
         blocks += [_other_metrics(facts, attribute) for attribute in facts.pair]
     if facts.bounds:
@@ -91,9 +98,10 @@ def _table_one(facts: BiasFacts, attribute: str) -> Table:
     seeds = f"means over {len(facts.seeds)} seeds, " if len(facts.seeds) > 1 else ""
     after = ", after it the least and greatest of the seeds" if len(facts.seeds) > 1 else ""
     note = (
-        f"On test data; {seeds}in brackets the 95 % bootstrap interval over test texts{after}. Biased: in {attribute}. Fused: at "
-        f"the weight chosen against the {attribute} bias. Head refitted: what a new head on the same features does; INLP and "
-        "LEACE: with a new head on what they leave. The paper's are on PAN16 with BERT-base."
+        f"On test data; {seeds}in brackets the 95 % bootstrap interval over test texts (of seeds: their mean){after}. "
+        f"Biased: in {attribute}. Fused: at the weight chosen against the {attribute} bias; one weight for both: the model that "
+        "the run holds. Head refitted: what a new head on the same features does; INLP and LEACE: with a new head on what they "
+        "leave. The paper's are on PAN16 with BERT-base."
     )
     return Table(f"Table 1, {attribute}", ["model", *METRICS.values(), "paper: DP, TPR-GAP, accuracy"], rows, note)
 
@@ -111,12 +119,30 @@ def _tests(facts: BiasFacts) -> Table:
         interval = f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
         rows.append([r["attribute"], pair, METRICS[r["metric"]], interval, f"{r['p']:.3g}", f"{r['p_holm']:.3g}"])
     note = (
-        "Mean over the seeds of the difference on the same test texts; the interval is a bootstrap over these. p: the two "
-        "models' answers to a text exchanged at random; of several seeds twice the mean of their p-values, which holds whatever their "
-        "dependence; corrected after Holm over the whole table. None of it covers training other seeds."
+        "Mean over the seeds of the difference on the same test texts, and of its bootstrap intervals over these. p: the two "
+        "models' answers to a text exchanged at random; of several seeds twice the mean of their p-values, which holds "
+        "whatever their dependence; corrected after Holm over the whole table. None of it covers training other seeds."
     )
+    header = ["attribute", "models", "metric", "difference", "p", "p (Holm)"]
+    return Table("The fused model against each other", header, rows, note)
+
+
+def _triangle_table(facts: BiasFacts) -> Table:
+    """Three biased models and their average: each one's bias, and whether the average has less of it."""
+    path = "-".join(facts.corners)
+    places = [*((name, (name, ())) for name in facts.corners), ("average of the three", (path, CENTRE))]
+    rows = []
+    for title, place in places:
+        found = [facts.spread(place, a, "demographic_parity") for a in facts.corners]
+        rows.append([title, *map(_spread, found), _spread(facts.spread(place, "", "accuracy"))])
+    tests = [
+        f"{METRICS[r['metric']]}, average less {r['second']}-biased: {_signed(r)} (p {r['p']:.3g}, Holm {r['p_holm']:.3g})"
+        for r in facts.centre
+        if r["metric"] != "tpr_gap"
+    ]
+    header = ["model", *(f"DP, {a}" for a in facts.corners), "accuracy"]
     return Table(
-        "The fused model against each other", ["attribute", "models", "metric", "difference", "p", "p (Holm)"], rows, note
+        "Three attributes: three biased models and their average", header, rows, f"{_spread_note(facts)} {'; '.join(tests)}."
     )
 
 
@@ -127,10 +153,9 @@ def _choices(facts: BiasFacts) -> Table:
         rows.append([str(seed), *crossings, *(f"{r['against'][a]:g}" for a in facts.pair), f"{r['nearest']:g}"])
     header = ["seed", "crossing of DP", "of TPR-GAP", *(f"against {a} bias" for a in facts.pair), "the fused model's"]
     on = next(iter(facts.choices.values()))["on"]
-    note = (
-        f"Where the two attributes' curves cross on {on} data, and the grid points next to it (the paper: .3 against age, .4 "
-        "against gender bias)."
-    )
+    paper = " (the paper: .3 against age, .4 against gender bias)" if set(facts.pair) == set(PAPER) else ""
+    tested = " The test data are also those that the tables report: as published." if on == "test" else ""
+    note = f"Where the two attributes' curves cross on {on} data, and the grid points next to it{paper}.{tested}"
     return Table(f"Weight of the {facts.pair[1]}-biased model", header, rows, note)
 
 
@@ -140,9 +165,15 @@ def _ratio_table(facts: BiasFacts) -> Table:
         for attribute in facts.pair:
             own = [facts.spread((named(facts, attribute, ratio), ()), attribute, metric) for metric in METRICS]
             half = [facts.spread((fused_at(facts, ratio), (0.5, 0.5)), attribute, metric) for metric in METRICS]
-            rows.append([f"{ratio:g}", attribute, *map(_spread, (*own, *half))])
+            rows.append([f"{ratio:g}{_drawn(facts, attribute, ratio)}", attribute, *map(_spread, (*own, *half))])
     header = ["ratio", "attribute", *(f"biased: {m}" for m in METRICS.values()), *(f"fused: {m}" for m in METRICS.values())]
     return Table("By the bias of the training sets, fused at one half", header, rows, _spread_note(facts))
+
+
+def _drawn(facts: BiasFacts, attribute: str, ratio: float) -> str:
+    """The ratio that was drawn, where it is not the one that was asked for (as published, it is rounded)."""
+    drawn = next(r["drawn"] for r in facts.data if (r["attribute"], r["ratio"]) == (attribute, ratio))
+    return "" if abs(float(Fraction(drawn)) - ratio) < 1e-9 else f" (drawn: {drawn})"
 
 
 def _other_metrics(facts: BiasFacts, attribute: str) -> Table:
@@ -232,16 +263,19 @@ def _signed(record: Record) -> str:
 
 
 def _headline(facts: BiasFacts) -> list[str]:
-    """How much bias there was, how much is left, and accuracy; nothing before all of that is known."""
-    if not all((a, row, m) in facts.rows for a in facts.pair for row in ("biased", FUSED) for m in METRICS):
+    """How much bias there was, how much is left in the one fused model that was written, and accuracy."""
+    if not all((a, row, m) in facts.rows for a in facts.pair for row in ("biased", WRITTEN) for m in METRICS):
         return []
-    lines = []
+    weights = " or ".join(sorted({f"{choice['nearest']:g}" for choice in facts.choices.values()}))
+    lines = [
+        f"One fused model against both biases, {weights} of it the {facts.pair[1]}-biased one (chosen without the test data):"
+    ]
     for attribute in facts.pair:
-        at = {(row, m): facts.rows[attribute, row, m] for row in ("biased", FUSED) for m in METRICS}
-        dp, gap = ((at["biased", m]["value"], at[FUSED, m]["value"]) for m in ("demographic_parity", "tpr_gap"))
-        accuracy = at["biased", "accuracy"]["value"], at[FUSED, "accuracy"]["value"]
+        at = {(row, m): facts.rows[attribute, row, m] for row in ("biased", WRITTEN) for m in METRICS}
+        dp, gap = ((at["biased", m]["value"], at[WRITTEN, m]["value"]) for m in ("demographic_parity", "tpr_gap"))
+        accuracy = at["biased", "accuracy"]["value"], at[WRITTEN, "accuracy"]["value"]
         lines.append(
             f"{attribute}: DP {dp[0]:.3f} to {dp[1]:.3f}, TPR-GAP {gap[0]:.3f} to {gap[1]:.3f}, accuracy {accuracy[0]:.3f} to "
-            f"{accuracy[1]:.3f}, from its biased model to the fused one."
+            f"{accuracy[1]:.3f}, from the biased model to the fused one."
         )
     return lines

@@ -17,6 +17,12 @@ PAPER = {
     "gender": {"biased": (0.122, 0.081, 0.872), "inlp": (0.071, 0.055, 0.871), "leace": (0.118, 0.080, 0.874),
                "full": (0.033, 0.038, 0.894), "fused": (0.047, 0.043, 0.867)},
 }  # fmt: skip
+CLAIMS = {
+    "biased": "fusing lowers the bias of the biased model",
+    "inlp": "fusing lowers it more than INLP",
+    "inlp-chosen": "fusing lowers it more than INLP (the number of classifiers chosen on validation data)",
+    "leace": "fusing lowers it more than LEACE",
+}
 LOST = 0.02  # of accuracy; at most so much, at the interval's lower end, where it is called kept
 NOTE = (
     "Seen: every part of the claim holds; in part: some do. Lower: the paired difference is below zero with p < "
@@ -30,13 +36,9 @@ def bias_claims(facts: BiasFacts) -> list[list[str]]:
     at = {(r["attribute"], r["second"], r["metric"]): r for r in facts.compared}
     rows = []
     for attribute in facts.pair:
-        for row, claim in (
-            ("biased", "fusing lowers the bias of the biased model"), ("inlp", "fusing lowers it more than INLP"),
-            ("leace", "fusing lowers it more than LEACE"),
-        ):  # fmt: skip
+        for row, claim in CLAIMS.items():
             if (attribute, row, "demographic_parity") in at:
-                differences = [at[attribute, row, metric] for metric in ("demographic_parity", "tpr_gap")]
-                parts = [_lower(difference) for difference in differences]
+                parts = [_lower(at[attribute, row, metric]) for metric in ("demographic_parity", "tpr_gap")]
                 rows.append([f"Table 1, {attribute}: {claim}", _found(facts, attribute, row), verdict_on(parts)])
     for attribute in facts.pair:
         if (attribute, "biased", "accuracy") in at:
@@ -48,11 +50,10 @@ def bias_claims(facts: BiasFacts) -> list[list[str]]:
 
 def _full_claim(facts: BiasFacts, at: dict[tuple[str, str, str], Record]) -> list[list[str]]:
     """What the paper found of the full model, which is less biased than the fused one in gender alone."""
-    if not all((a, "full", "demographic_parity") in at for a in facts.pair):
+    if set(facts.pair) != set(PAPER) or not all((a, "full", "demographic_parity") in at for a in facts.pair):
         return []
-    fairer = [a for a in facts.pair if at[a, "full", "demographic_parity"]["value"] <= 0]
     found = "; ".join(f"{a}: {_cells(facts, a, 'demographic_parity', 'full')}" for a in facts.pair)
-    parts: list[bool | None] = [(a in fairer) == (a != "gender") for a in facts.pair]
+    parts = [_lower(at["age", "full", "demographic_parity"]), not _lower(at["gender", "full", "demographic_parity"])]
     return [["Table 1: the fused model's DP is lower than the full model's in age, not in gender", found, verdict_on(parts)]]
 
 
@@ -74,7 +75,8 @@ def _lower(difference: Record) -> bool:
 
 
 def _found(facts: BiasFacts, attribute: str, row: str) -> str:
-    return "; ".join(f"{METRICS[m]} {_cells(facts, attribute, m, row)}" for m in ("demographic_parity", "tpr_gap"))
+    """All three numbers: where accuracy is at chance, a bias near 0 means nothing."""
+    return "; ".join(f"{title} {_cells(facts, attribute, metric, row)}" for metric, title in METRICS.items())
 
 
 def _cells(facts: BiasFacts, attribute: str, metric: str, row: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FUSED", "METRICS", "ROWS", "BiasFacts", "Spread"]
+__all__ = ["CENTRE", "ERASED", "FUSED", "METRICS", "ROWS", "BiasFacts", "Spread"]
 
 Record = dict[str, Any]
 FUSED = "fused"
+CENTRE = (1 / 3, 1 / 3, 1 / 3)  # of the triangle
 # What Table 1 and Fig. 5 show, with its name there.
 METRICS = {"demographic_parity": "DP", "tpr_gap": "TPR-GAP", "accuracy": "accuracy"}
 ROWS = {
     "biased": "biased", "refitted": "head refitted", "inlp": "INLP", "inlp-chosen": "INLP, chosen number", "leace": "LEACE",
-    "inlp-both": "INLP, both attributes", "leace-both": "LEACE, both attributes", "full": "full", "fused": "fused",
-    "half": "fused at one half",
+    "inlp-both": "INLP, both attributes, chosen number", "leace-both": "LEACE, both attributes", "full": "full",
+    "fused": "fused", "written": "fused, one weight for both", "half": "fused at one half",
 }  # fmt: skip
+
+ERASED = ("refitted", "inlp", "inlp-chosen", "leace", "inlp-both", "leace-both")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class BiasFacts:
 
     Attributes:
         pair: the attributes between whose models the path is; corners: those of the triangle.
-        seeds, parts: what the run was last asked for.
+        seeds, parts: all that the run was asked for, at once or one after the other.
         on: values with their intervals by set, seed, place (a model's name, or path and weights), attribute (None: of a metric
             that needs none) and metric.
         rows: Table 1's cells over the seeds, by attribute, row and metric.
@@ -48,7 +51,7 @@ class BiasFacts:
         for record in records:
             kinds.setdefault(record["kind"], []).append(record)
         asked = kinds.get("asked", [])
-        self.seeds: list[int] = asked[-1]["seeds"] if asked else []
+        self.seeds: list[int] = max((r["seeds"] for r in asked), key=len, default=[])
         # A run may be asked for one part after the other: it has them all.
         self.parts: list[str] = [p for p in ("baselines", "ratios", "triangle") if any(p in r["parts"] for r in asked)]
         self.on = {
@@ -62,9 +65,9 @@ class BiasFacts:
             if r["seeds"] == self.seeds
             for metric, found in r["metrics"].items()
         }
-        compared = [r for r in kinds.get("comparison", []) if r["seeds"] == self.seeds]
-        most = max((r["tests"] for r in compared), default=0)
-        self.compared = [r for r in compared if r["tests"] == most]
+        self.compared, self.centre = (self._family(kinds.get(kind, [])) for kind in ("comparison", "centre"))
+        erasures = [r for r in kinds.get("erasure", []) if r["seed"] in self.seeds]
+        self.erasures = {(r["attribute"], r["method"], r["seed"]): r for r in erasures}
         self.bounds, self.groups, self.data = (kinds.get(kind, []) for kind in ("bound", "groups", "data"))
         self.choices = {r["seed"]: r for r in kinds.get("choice", []) if r["seed"] in self.seeds}
         self.trained = kinds.get("training", [])
@@ -78,12 +81,21 @@ class BiasFacts:
         """The ratios of which there are biased models, the study's own among them."""
         return sorted({r["ratio"] for r in self.data if r["attribute"] in self.pair})
 
+    def _family(self, records: list[Record]) -> list[Record]:
+        """The tests of these seeds that were corrected together, the largest number of them."""
+        mine = [r for r in records if r["seeds"] == self.seeds]
+        most = max((r["tests"] for r in mine), default=0)
+        found = [r for r in mine if r["tests"] == most]
+        return found if len(found) == most else []
+
     def grid(self, corners: int) -> list[tuple[float, ...]]:
-        """The points measured on the line or the triangle, in order, that every seed has."""
+        """The points on the line or the triangle, in order, of which every seed has every attribute's bias and accuracy."""
         path = "-".join(self.corners[:corners])
-        found = {seed: {p[1] for _, s, p, _, _ in self.on if s == seed and p[0] == path} for seed in self.seeds}
-        common = set.intersection(*found.values()) if found else set()
-        return sorted((point for point in common if point), reverse=True)
+        weights = {place[1] for on, _, place, _, _ in self.on if on == "test" and place[0] == path}
+        return sorted((w for w in weights if self._whole((path, w), corners)), reverse=True)
+
+    def _whole(self, place: tuple[str, tuple[float, ...]], corners: int) -> bool:
+        return all(self.spread(place, a, m) is not None for a in self.corners[:corners] for m in METRICS)
 
     def spread(self, place: tuple[str, tuple[float, ...]], attribute: str, metric: str, *, on: str = "test") -> Spread | None:
         """A metric at a place over the seeds; None where a seed lacks it."""
@@ -103,9 +115,13 @@ class BiasFacts:
             f"model {name} of seed {seed}" for seed in self.seeds for name in self._models() if not self._asked(seed, name)
         ]
         lacking += [f"the choice of the weight of seed {seed}" for seed in self.seeds if seed not in self.choices]
-        if not self.rows or not self.compared:
-            lacking.append("Table 1 and its tests")
-        if "triangle" in self.parts and not self.grid(3):
+        rows = ["biased", "full", FUSED, "written", "half", *(ERASED if "baselines" in self.parts else ())]
+        if any((a, row, metric) not in self.rows for a in self.pair for row in rows for metric in METRICS):
+            lacking.append("Table 1")
+        tested = {(r["attribute"], r["second"]) for r in self.compared}
+        if any((a, row) not in tested for a in self.pair for row in rows if row not in (FUSED, "written", "half")):
+            lacking.append("the tests of Table 1")
+        if "triangle" in self.parts and not (self.centre and self._whole(("-".join(self.corners), CENTRE), 3)):
             lacking.append("the triangle")
         return lacking
 
@@ -117,9 +133,7 @@ class BiasFacts:
         if "triangle" in self.parts:
             names.append(self.corners[2])
         if "baselines" in self.parts:
-            names += [
-                f"{attribute}-{method}" for attribute in self.pair for method in ("refitted", "inlp", "inlp-chosen", "leace")
-            ]
+            names += [f"{attribute}-{method}" for attribute in self.pair for method in ERASED]
         return names
 
     def _asked(self, seed: int, name: str) -> bool:

@@ -15,10 +15,31 @@ STUDIES = ("shortcuts", "bias", "fisher")
 # The options that each study takes besides the seed, and what the command line calls them.
 OPTIONS = {
     "shortcuts": ("base", "data", "scale", "sentences", "ratio", "parts", "rules", "methods"),
-    "bias": ("base", "data", "scale", "sentences", "ratio", "parts", "names", "attributes", "unit", "seeds", "as_published"),
+    "bias": (
+        "base",
+        "data",
+        "scale",
+        "sentences",
+        "ratio",
+        "parts",
+        "names",
+        "attributes",
+        "unit",
+        "seeds",
+        "as_published",
+        "texts",
+        "skip_damaged",
+    ),
     "fisher": ("source",),
 }
-FLAGS = {"parts": "--part", "rules": "--rule", "attributes": "--attribute", "as_published": "--as-published", "source": "--from"}
+FLAGS = {
+    "parts": "--part",
+    "rules": "--rule",
+    "attributes": "--attribute",
+    "as_published": "--as-published",
+    "source": "--from",
+    "skip_damaged": "--skip-damaged",
+}
 
 
 def study(
@@ -40,6 +61,8 @@ def study(
     unit: str | None = None,
     seeds: int | None = None,
     as_published: bool = False,
+    texts: str | Path | None = None,
+    skip_damaged: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
@@ -66,6 +89,8 @@ def study(
         unit: of bias: the column that says which rows are one author's.
         seeds: of bias: how many times the models are trained, from ``seed`` on; default: the scale's.
         as_published: of bias: the choices of the authors' released code (:class:`fuseforget.studies.bias.BiasStudy`).
+        texts, skip_damaged: of bias, of a corpus in PAN16's format: a table of the tweets' texts by id, and whether to go on
+            without authors that are missing or damaged.
 
     Raises:
         InputError: an unknown study, or options that it does not take or cannot use.
@@ -75,7 +100,7 @@ def study(
     options = {
         "base": base, "data": data, "scale": scale, "sentences": sentences, "ratio": ratio, "parts": parts, "rules": rules,
         "methods": methods or None, "names": names, "attributes": attributes, "unit": unit, "seeds": seeds,
-        "as_published": as_published or None, "source": source,
+        "as_published": as_published or None, "texts": texts, "skip_damaged": skip_damaged or None, "source": source,
     }  # fmt: skip
     given = {option: value for option, value in options.items() if value is not None}
     _refuse_foreign(name, given)
@@ -88,7 +113,7 @@ def study(
 
         chosen = bias.settings_for(
             scale or "small", base=base, data=data, names=names, unit=unit, attributes=attributes, rows=sentences, ratio=ratio,
-            seed=seed, seeds=seeds, parts=parts, as_published=as_published,
+            seed=seed, seeds=seeds, parts=parts, as_published=as_published, texts=texts, skip_damaged=skip_damaged,
         )  # fmt: skip
         return bias.run_bias_study(chosen, Path(out), say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for

@@ -15,7 +15,7 @@ from fuseforget.knowledge.fairness import Grouped
 from fuseforget.records import Record, Run, decode_values, encode_values
 from fuseforget.sweep import Resident
 
-__all__ = ["answered", "ask_model", "ask_path", "grouped", "predictions", "probes_of"]
+__all__ = ["answered", "ask_model", "ask_path", "encode_answers", "grouped", "predictions", "probes_of"]
 
 Say = Callable[[str], None]
 Codes = npt.NDArray[np.int64]
@@ -86,13 +86,20 @@ def _ask(run: Run, resident: Resident, sets: Sequence[str], say: Say, *, with_co
             continue
         logits = resident.logits(name)
         accuracy = resident.judge(name, logits).interval  # refuses what is not finite
-        kept = {"confidence": encode_values(_confidence(logits))} if with_confidence else {}
-        predicted = encode_values(logits.argmax(axis=1).astype(np.float64))
-        run.add("answers", **where, set=name, n=len(logits), predicted=predicted, cut=resident.cut(name), **kept)
+        kept = encode_answers(logits)
+        if not with_confidence:
+            del kept["confidence"]
+        run.add("answers", **where, set=name, **kept, cut=resident.cut(name))
         say(f"{_label(where)}: accuracy on {name} {accuracy.value:.3f}")
 
 
-def _confidence(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def encode_answers(logits: npt.NDArray[np.floating[Any]]) -> Record:
+    """The predicted label of each example and its probability, as they are recorded."""
+    predicted = encode_values(logits.argmax(axis=1).astype(np.float64))
+    return {"n": len(logits), "predicted": predicted, "confidence": encode_values(_confidence(logits))}
+
+
+def _confidence(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """The probability of the predicted label, of each example."""
     wide = logits.astype(np.float64)
     likeliest: npt.NDArray[np.float64] = 1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1)

@@ -13,8 +13,8 @@ from fuseforget.data import AttributedExamples
 from fuseforget.erasure import Eraser, Inlp, fit_head, fit_inlp, fit_leace, readable
 from fuseforget.knowledge.fairness import Grouped, fairness
 from fuseforget.models import features, load_classifier
-from fuseforget.records import Run, encode_values
-from fuseforget.studies.bias.answers import grouped
+from fuseforget.records import Run
+from fuseforget.studies.bias.answers import encode_answers, grouped
 from fuseforget.studies.bias.data import Subsets
 from fuseforget.studies.bias.models import model_path
 from fuseforget.studies.bias.settings import BiasStudy
@@ -53,9 +53,9 @@ def erase_attributes(
 ) -> None:
     """Record what each biased model of a seed answers on the test set once its own attribute, or both, are erased.
 
-    The eraser is fitted on the features of the model's own training set, a logistic head is fitted to what it leaves of
-    them, and what it leaves of the test set's features is predicted. As published, the test set's features are left as
-    they are.
+    Features are computed in float32: what INLP and LEACE take for rounding is float32's. The eraser is fitted on those of
+    the model's own training set, a logistic head is fitted to what it leaves of them, and what it leaves of the test set's
+    features is predicted. As published, the test set's features are left as they are.
 
     ``refitted`` erases nothing: what the new head alone does. ``inlp`` has the paper's 200 classifiers. Where label and
     attribute go together these take the label as well, so ``inlp-chosen`` has the number that validation data speak for
@@ -67,7 +67,7 @@ def erase_attributes(
             continue
         sets = {"train": subsets(attribute, settings.ratio, seed), **{name: splits[name] for name in ("validation", "test")}}
         classifier = load_classifier(model_path(run, seed, attribute))
-        seen = Seen(**{name: features(classifier, part.examples.texts) for name, part in sets.items()})
+        seen = Seen(**{name: features(classifier, part.examples.texts, exact=True) for name, part in sets.items()})
         erasers = _Erasers(settings, sets, seen)
         for method in lacking:
             erased = erasers.make(method, attribute)
@@ -76,8 +76,7 @@ def erase_attributes(
             if run.find("erasure", seed=seed, attribute=attribute, method=method) is None:
                 left = readable(kept, sets["train"].codes(attribute), held_out=(asked, sets["test"].codes(attribute)))
                 run.add("erasure", seed=seed, attribute=attribute, method=method, **erased.facts, readable=asdict(left))
-            predicted = encode_values(head.predict(asked).astype(np.float64))
-            run.add("answers", seed=seed, model=f"{attribute}-{method}", set="test", n=len(asked), predicted=predicted, cut=0)
+            run.add("answers", seed=seed, model=f"{attribute}-{method}", set="test", **encode_answers(head.logits(asked)), cut=0)
             say(f"seed {seed}, {attribute}-{method}: accuracy on test {head.accuracy(asked, sets['test'].examples.labels):.3f}")
 
 
@@ -123,7 +122,8 @@ class _Erasers:
     def _try(self, eraser: Eraser | None, count: int, groups: Sequence[Grouped]) -> dict[str, float]:
         erased = Erased(eraser)
         head = fit_head(erased.apply(self._seen.train), self._sets["train"].examples.labels)
-        predicted = head.predict(erased.apply(self._seen.validation))
+        asked = self._seen.validation
+        predicted = head.predict(asked if self._settings.as_published else erased.apply(asked))
         bias = [fairness("demographic_parity", of, predicted).value for of in groups]
         accuracy = float(np.mean(predicted == groups[0].labels))
         return {"classifiers": count, "accuracy": accuracy, "bias": float(np.mean(bias))}

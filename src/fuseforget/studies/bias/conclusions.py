@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from fuseforget.knowledge.fairness import (
     fairness_intervals,
     group_rows,
 )  # fmt: skip
-from fuseforget.knowledge.statistics import Interval, percentiles
+from fuseforget.knowledge.statistics import Interval
 from fuseforget.paths import points
 from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.bias.answers import grouped, predictions
@@ -27,7 +27,7 @@ from fuseforget.studies.bias.choice import choose_weight
 from fuseforget.studies.bias.models import seeds_of
 from fuseforget.studies.bias.settings import BiasStudy
 
-__all__ = ["GROUP_METRICS", "choose", "conclude", "line_name", "measure_answers"]
+__all__ = ["CENTRE", "GROUP_METRICS", "choose", "conclude", "line_name", "measure_answers"]
 
 OVERALL = ("accuracy", "f1")  # need no attribute
 GROUP_METRICS = (
@@ -36,9 +36,27 @@ GROUP_METRICS = (
 TABLE = ("demographic_parity", "tpr_gap", "accuracy")  # Table 1 and Fig. 5
 CURVES = ("demographic_parity", "tpr_gap")  # what crosses
 HALF = (0.5, 0.5)
+CENTRE = (1 / 3, 1 / 3, 1 / 3)  # of a triangle
 FUSED = "fused"
+OTHER_FUSED = ("written", "half")  # further rows of fused models, which are not tested
 Values = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides that are compared by a metric of an attribute: their names, and their predictions by seed."""
+
+    attribute: str
+    first: str
+    second: str
+    metric: str
+    one: Sequence[Codes]
+    other: Sequence[Codes]
+
+    @property
+    def names(self) -> Record:
+        return {"attribute": self.attribute, "first": self.first, "second": self.second, "metric": self.metric}
 
 
 def line_name(settings: BiasStudy) -> str:
@@ -75,23 +93,34 @@ def choose(run: Run, settings: BiasStudy) -> None:
 
 
 def conclude(run: Run, settings: BiasStudy, splits: Mapping[str, AttributedExamples]) -> None:
-    """Record Table 1 over the seeds that there are, the tests of the fused model against each other row, and Eq. 2's bound."""
+    """Record Table 1 over the seeds that there are, the tests of the fused model against each other row, and Eq. 2's bound.
+
+    Of three attributes also how the average of three biased models compares with each of them.
+    """
     seeds = list(seeds_of(settings))
+    of = {attribute: grouped(splits["test"], attribute) for attribute in settings.attributes}
+    rows = {attribute: _rows(run, settings, attribute, seeds) for attribute in settings.pair}
     for attribute in settings.pair:
-        of = grouped(splits["test"], attribute)
-        rows = _rows(run, settings, attribute, seeds)
-        if any(run.find("row", attribute=attribute, row=row, seeds=seeds) is None for row in rows):
-            _add_rows(run, attribute, of, rows, seeds)
-    _compare(run, settings, splits, seeds)
+        _add_rows(run, attribute, of[attribute], rows[attribute], seeds)
+    others = [
+        Pair(attribute, FUSED, row, metric, of_row[FUSED], answers)
+        for attribute, of_row in rows.items()
+        for row, answers in of_row.items()
+        if row not in (FUSED, *OTHER_FUSED)
+        for metric in TABLE
+    ]
+    _compare(run, "comparison", of, others, seeds)
+    if "triangle" in settings.parts:
+        _compare(run, "centre", of, _against_corners(run, settings, seeds), seeds)
     for attribute in settings.pair:
-        _check_bounds(run, settings, grouped(splits["test"], attribute), attribute)
+        _check_bounds(run, settings, of[attribute], attribute)
 
 
 def _measure(run: Run, answers: Sequence[Record], of: Grouped, metrics: Sequence[str], attribute: str | None) -> None:
-    lacking = [r for r in answers if run.find("fairness", attribute=attribute, **_where(r)) is None]
-    if lacking:
-        intervals = fairness_intervals(metrics, of, np.stack([predictions(r) for r in lacking]))
-        for record, found in zip(lacking, intervals, strict=True):
+    for record in answers:
+        if run.find("fairness", attribute=attribute, **_where(record)) is None:
+            # One by one: what is drawn for a model does not depend on which others were asked before.
+            (found,) = fairness_intervals(metrics, of, predictions(record)[None])
             measured = {metric: asdict(interval) for metric, interval in zip(metrics, found, strict=True)}
             run.add("fairness", **_where(record), attribute=attribute, metrics=measured)
 
@@ -125,8 +154,20 @@ def _rows(run: Run, settings: BiasStudy, attribute: str, seeds: Sequence[int]) -
         rows[row] = [_predicted(run, seed=seed, model=model) for seed in seeds]
     line, weights = line_name(settings), {s: _chosen(run, s)["against"][attribute] for s in seeds}
     rows[FUSED] = [_predicted(run, seed=s, path=line, weights=_at(settings, weights[s])) for s in seeds]
+    rows["written"] = [_predicted(run, seed=s, model="fused") for s in seeds]
     rows["half"] = [_predicted(run, seed=s, path=line, weights=list(HALF)) for s in seeds]
     return rows
+
+
+def _against_corners(run: Run, settings: BiasStudy, seeds: Sequence[int]) -> list[Pair]:
+    """The average of three biased models and each of these: its own bias, and accuracy."""
+    corners = settings.attributes[:3]
+    centre = [_predicted(run, seed=seed, path="-".join(corners), weights=list(CENTRE)) for seed in seeds]
+    return [
+        Pair(attribute, "centre", attribute, metric, centre, [_predicted(run, seed=seed, model=attribute) for seed in seeds])
+        for attribute in corners
+        for metric in TABLE
+    ]
 
 
 def _erased(run: Run, attribute: str, seeds: Sequence[int]) -> list[str]:
@@ -162,7 +203,7 @@ def _add_rows(run: Run, attribute: str, of: Grouped, rows: Mapping[str, Sequence
     metrics = ["accuracy", *GROUP_METRICS]
     for row, of_seeds in rows.items():
         if run.find("row", attribute=attribute, row=row, seeds=seeds) is None:
-            intervals = fairness_intervals(metrics, of, np.stack(of_seeds))
+            intervals = [fairness_intervals(metrics, of, one[None])[0] for one in of_seeds]
             found = {metric: _mean([one[j] for one in intervals]) for j, metric in enumerate(metrics)}
             run.add("row", attribute=attribute, row=row, seeds=seeds, metrics=found)
 
@@ -172,36 +213,31 @@ def _mean(intervals: Sequence[Interval]) -> Record:
     return {**ends, "n": intervals[0].n, "by_seed": [one.value for one in intervals]}
 
 
-def _compare(run: Run, settings: BiasStudy, splits: Mapping[str, AttributedExamples], seeds: list[int]) -> None:
-    """Test the fused model against each other row, on the same texts; corrected over all of these tests."""
-    found: list[Record] = []
-    for attribute in settings.pair:
-        of, rows = grouped(splits["test"], attribute), _rows(run, settings, attribute, seeds)
-        for row in rows:
-            if row not in (FUSED, "half"):
-                for metric in TABLE:
-                    difference = _difference(metric, of, rows[FUSED], rows[row])
-                    found.append({"attribute": attribute, "first": FUSED, "second": row, "metric": metric, **difference})
-    for record, corrected in zip(found, holm([r["p"] for r in found]), strict=True):
-        # Asked for more baselines, a run has more tests: each family of them is corrected, and recorded, as a whole.
-        if run.find("comparison", **record, seeds=seeds, tests=len(found)) is None:
-            run.add("comparison", **record, p_holm=corrected, seeds=seeds, tests=len(found))
+def _compare(run: Run, kind: str, of: Mapping[str, Grouped], pairs: Sequence[Pair], seeds: list[int]) -> None:
+    """Test two sides on the same texts, pair by pair, and correct over all of these tests.
+
+    Asked for more baselines, a run has more tests: each family of them is tested, corrected and recorded as a whole.
+    """
+    family = {"seeds": seeds, "tests": len(pairs)}
+    if all(run.find(kind, **pair.names, **family) is not None for pair in pairs):
+        return
+    found = [_difference(pair.metric, of[pair.attribute], pair.one, pair.other) for pair in pairs]
+    for pair, record, corrected in zip(pairs, found, holm([r["p"] for r in found]), strict=True):
+        if run.find(kind, **pair.names, **family) is None:
+            run.add(kind, **pair.names, **record, p_holm=corrected, **family)
 
 
 def _difference(metric: str, of: Grouped, first: Sequence[Codes], second: Sequence[Codes]) -> Record:
     """The mean over the seeds of the first's metric less the second's.
 
-    The interval resamples the test texts, the same for all seeds. Twice the mean of the seeds' p-values is a p-value whatever
-    their dependence (Rueschendorf 1982).
+    Its interval is the mean of the seeds' intervals, as that of a row is. Twice the mean of the seeds' p-values is a p-value
+    whatever their dependence (Rueschendorf 1982).
     """
-    values, draws = fairness_draws([metric], of, np.stack([*first, *second]))
-    count = len(first)
-    low, high = percentiles((draws[:, :count, 0] - draws[:, count:, 0]).mean(axis=1))
-    by_seed = values[:count, 0] - values[count:, 0]
-    p = [compare_fairness(metric, of, one, other).p for one, other in zip(first, second, strict=True)]
-    corrected = p[0] if count == 1 else min(1.0, 2 * float(np.mean(p)))
-    ends = {"value": float(by_seed.mean()), "low": low, "high": high}
-    return {**ends, "by_seed": by_seed.tolist(), "p": corrected, "p_by_seed": p}
+    each = [compare_fairness(metric, of, one, other) for one, other in zip(first, second, strict=True)]
+    p = [one.p for one in each]
+    corrected = p[0] if len(p) == 1 else min(1.0, 2 * float(np.mean(p)))
+    ends = {key: float(np.mean([getattr(one, key) for one in each])) for key in ("value", "low", "high")}
+    return {**ends, "by_seed": [one.value for one in each], "p": corrected, "p_by_seed": p}
 
 
 def _check_bounds(run: Run, settings: BiasStudy, of: Grouped, attribute: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from fuseforget.data.common import write_rows
 from fuseforget.data.tables import has_split
 from fuseforget.errors import InputError
 from fuseforget.records import Record, Run
-from fuseforget.studies.bias.settings import BiasStudy
+from fuseforget.studies.bias.settings import BiasStudy, is_pan16
 from fuseforget.studies.tiny import make_tiny_text
 from fuseforget.sweep import describe_inputs
 
@@ -70,16 +69,27 @@ class Subsets:
         for attribute, ratio in self.needed():
             self.subset(attribute, ratio, self._settings.seed)
 
+    def _possible(self) -> list[tuple[str, float]]:
+        """All attributes and ratios that a run of these settings may be asked for, now or later."""
+        ratios = (self._settings.ratio, *self._settings.ratios)
+        return [(a, ratio) for a in self._settings.pair for ratio in ratios] + [
+            (a, self._settings.ratio) for a in self._settings.attributes[2:3]
+        ]
+
     @cached_property
-    def _rows(self) -> int | None:
-        """Rows a training set: as asked for, else the scale's where the data have so many, else as many as each allows."""
-        wanted = self._settings.rows or self._settings.scale_rows
-        if self._settings.rows is not None or wanted is None:
-            return wanted
-        most = min(len(self._make(a, r, None, self._settings.seed).data) for a, r in self.needed())
-        if most < wanted:
+    def _rows(self) -> int:
+        """Rows of every training set: as asked for, else as many as the data allow for each, at most the scale's.
+
+        The same for all ratios and attributes, whatever parts were asked for: models are compared that saw equally much, and
+        a run that grows goes on with sets of one size.
+        """
+        if self._settings.rows is not None:
+            return self._settings.rows
+        wanted = self._settings.scale_rows
+        most = min(len(self._make(a, r, None, self._settings.seed).data) for a, r in self._possible())
+        if wanted is not None and most < wanted:
             self._say(f"note: {most} rows a training set, all that the data allow; the {self._settings.scale} scale has {wanted}")
-        return min(wanted, most)
+        return most if wanted is None else min(wanted, most)
 
     def _make(self, attribute: str, ratio: float, rows: int | None, seed: int) -> BiasedSubset:
         balanced = [name for name in self._settings.attributes if name != attribute]
@@ -93,11 +103,10 @@ def read_splits_of(settings: BiasStudy, say: Say) -> tuple[Splits, tuple[str, ..
     """The splits train, validation and test, and the words that the base does not know (the tiny base knows no names)."""
     if settings.data is None:
         text, names = make_tiny_text(settings.seed), demo_names()
-        return _sign(settings, text["train"], text["validation"], names), tuple(
-            dict.fromkeys(word for cell in names.births.values() for word in cell)
-        )
+        words = tuple(dict.fromkeys(word for cell in names.births.values() for word in cell))
+        return _sign(settings, text["train"], text["validation"], names), words
     if is_pan16(settings.data):
-        found = read_pan16(settings.data, seed=settings.seed).splits
+        found = _read_corpus(settings, say)
     elif settings.names is not None:
         train, test = read_splits(settings.data)
         found = _sign(settings, train, test, read_names(settings.names))
@@ -109,9 +118,16 @@ def read_splits_of(settings: BiasStudy, say: Say) -> tuple[Splits, tuple[str, ..
     return found, ()
 
 
-def is_pan16(data: str) -> bool:
-    """Whether a source is a corpus in the format of PAN16."""
-    return (Path(data).expanduser() / "truth.txt").is_file()
+def _read_corpus(settings: BiasStudy, say: Say) -> Splits:
+    """A corpus in PAN16's format; what of it is left out is said."""
+    assert settings.data is not None
+    corpus = read_pan16(settings.data, texts=settings.texts, seed=settings.seed, skip_damaged=settings.skip_damaged)
+    for reason, which in corpus.skipped.items():
+        say(f"note: {len(which)} authors left out, {reason}: {', '.join(which[:5])}{', ...' if len(which) > 5 else ''}")
+    for reason, count in corpus.dropped.items():
+        if count:
+            say(f"note: {count} tweets left out, {reason}")
+    return corpus.splits
 
 
 def describe(settings: BiasStudy, splits: Splits, base: Checkpoint) -> Record:
@@ -141,8 +157,9 @@ def record_data(run: Run, settings: BiasStudy, subsets: Subsets) -> None:
         if run.find("data", attribute=attribute, ratio=ratio) is None:
             made = subsets.subset(attribute, ratio, settings.seed)
             run.add(
-                "data", attribute=attribute, ratio=ratio, rows=len(made.data), sha256=made.data.sha256, achieved=made.achieved
-            )
+                "data", attribute=attribute, ratio=ratio, drawn=made.ratio, rows=len(made.data), sha256=made.data.sha256,
+                achieved=made.achieved,
+            )  # fmt: skip
 
 
 def _sign(settings: BiasStudy, train: Examples, test: Examples, names: NameTable) -> Splits:
@@ -158,6 +175,11 @@ def _read_columns(settings: BiasStudy, say: Say) -> Splits:
         for split in ("validation", "test")
         if split == "validation" or has_split(settings.data, split)
     }
+    for split, part in held_out.items():
+        shared = set(train.units) & set(part.units)
+        if shared:
+            found = f"{len(shared)} in both: {', '.join(sorted(shared)[:5])}"
+            raise InputError(f"units of train and {split}", expected="none in both: they would be known", found=found)
     if "test" in held_out:
         return {"train": train, **held_out}
     say("note: no test split; half of the validation split is kept for the test")

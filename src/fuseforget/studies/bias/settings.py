@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from fuseforget.errors import InputError, require_seed
 from fuseforget.studies.tiny import TINY_BASE
 from fuseforget.train import TrainSettings
 
-__all__ = ["PARTS", "SCALES", "BiasStudy", "base_of", "settings_for"]
+__all__ = ["PARTS", "SCALES", "BiasStudy", "base_of", "is_pan16", "settings_for"]
 
 RATIO = 0.8  # section 5
 THIRD = "frequency"  # the third attribute that signatures have
 # The parts of a study besides biased, full and fused models, in the order in which they are done.
 PARTS = ("baselines", "ratios", "triangle")
+# What runs call models and columns.
+TAKEN = ("start", "full", "fused", "text", "label", "unit")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class BiasStudy:
         names: the table of first names that sign the texts; None: the data have the attributes (or, at the tiny scale,
             the project's own names).
         unit: the data's column that says which rows belong together (an author); None: each row is its own.
+        texts, skip_damaged: of a corpus in PAN16's format: a table of the tweets' texts, and whether to go on without authors
+            that are missing or damaged.
         attributes: the protected attributes. The first two have a biased model each, and the path goes from the one to the
             other; the triangle has one of the third as well.
         ratio: the share of an attribute's favoured value within each label of a biased training set.
@@ -54,6 +59,8 @@ class BiasStudy:
     train: TrainSettings
     rows: int | None = None
     unit: str | None = None
+    texts: str | None = None
+    skip_damaged: bool = False
     ratio: float = RATIO
     ratios: tuple[float, ...] = (0.6, 0.7, 0.9, 0.95)
     classifiers: int = 200
@@ -90,6 +97,7 @@ def settings_for(
     scale: str, *, base: str | Path | None = None, data: str | Path | None = None, names: str | Path | None = None,
     unit: str | None = None, attributes: Sequence[str] | None = None, rows: int | None = None, ratio: float | None = None,
     seed: int = 0, seeds: int | None = None, parts: Sequence[str] | None = None, as_published: bool = False,
+    texts: str | Path | None = None, skip_damaged: bool = False,
 ) -> BiasStudy:  # fmt: skip
     """Return a scale's settings with the user's choices put in, or raise InputError."""
     if scale not in SCALES:
@@ -101,8 +109,9 @@ def settings_for(
     if scale != "tiny" and (base is None or data is None):
         raise InputError(f"scale {scale}", expected="--base and --data", found="one of them missing")
     chosen = tuple(attributes) if attributes else _attributes_of(settings, signed=scale == "tiny" or names is not None)
-    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise InputError("attributes", expected="two or more different ones", found=", ".join(chosen))
+    _require_attributes(chosen)
+    _require_source(data, names, unit, texts, skip_damaged)
+    at = settings.ratio if ratio is None else _ratio(ratio)
     require_seed(seed)
     count = settings.seeds if seeds is None else seeds
     if count < 1:
@@ -118,7 +127,10 @@ def settings_for(
         attributes=chosen,
         rows=rows,
         unit=unit,
-        ratio=settings.ratio if ratio is None else _ratio(ratio),
+        texts=None if texts is None else str(texts),
+        skip_damaged=skip_damaged,
+        ratio=at,
+        ratios=tuple(other for other in settings.ratios if other != at),
         seed=seed,
         seeds=count,
         parts=_parts(parts, chosen) if parts else tuple(p for p in settings.parts if p != "triangle" or len(chosen) > 2),
@@ -133,6 +145,36 @@ def base_of(settings: BiasStudy) -> str | Path:
 def _attributes_of(settings: BiasStudy, *, signed: bool) -> tuple[str, ...]:
     """The scale's attributes; a third only where texts are signed with one."""
     return settings.attributes if signed else settings.attributes[:2]
+
+
+def is_pan16(data: str | Path) -> bool:
+    """Whether a source is a corpus in the format of PAN16."""
+    return (Path(data).expanduser() / "truth.txt").is_file()
+
+
+def _require_attributes(chosen: Sequence[str]) -> None:
+    """Raise unless there are two or more, by names that models and paths can be called by."""
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise InputError("attributes", expected="two or more different ones", found=", ".join(chosen))
+    odd = [name for name in chosen if name in TAKEN or not re.fullmatch(r"\w+", name)]
+    if odd:
+        expected = f"names of letters, digits and _, other than {', '.join(TAKEN)}, which the run uses"
+        raise InputError("attributes", expected=expected, found=", ".join(odd), action="Call the columns otherwise.")
+
+
+def _require_source(
+    data: str | Path | None, names: str | Path | None, unit: str | None, texts: str | Path | None, skip_damaged: bool
+) -> None:
+    """Raise for options that the data have no use for."""
+    of_corpus = {"--texts": texts is not None, "--skip-damaged": skip_damaged}
+    of_others = {"--names": names is not None, "--unit": unit is not None}
+    corpus = data is not None and is_pan16(data)
+    idle = [option for option, given in (of_others if corpus else of_corpus).items() if given]
+    if idle:
+        expected = "no option of texts with columns, or to be signed" if corpus else "a corpus in PAN16's format (truth.txt)"
+        raise InputError(", ".join(idle), expected=expected, found=str(data))
+    if names is not None and unit is not None:
+        raise InputError("--unit", expected="data that are not signed, a text each its own", found="--names beside it")
 
 
 def _ratio(ratio: float) -> float:

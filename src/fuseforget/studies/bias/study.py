@@ -9,9 +9,9 @@ from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.data import AttributedExamples
 from fuseforget.paths import points
 from fuseforget.records import Record, Run
-from fuseforget.studies.bias.answers import ask_model, ask_path, probes_of
+from fuseforget.studies.bias.answers import ask_model, ask_path, grouped, probes_of
 from fuseforget.studies.bias.baselines import erase_attributes
-from fuseforget.studies.bias.conclusions import choose, conclude, measure_answers
+from fuseforget.studies.bias.conclusions import CENTRE, choose, conclude, measure_answers
 from fuseforget.studies.bias.data import Subsets, describe, read_splits_of, record_data, save_splits
 from fuseforget.studies.bias.models import at_ratio, fuse_chosen, make_start, model_path, seeds_of, train_biased, train_full
 from fuseforget.studies.bias.settings import BiasStudy, base_of
@@ -29,7 +29,12 @@ def run_bias_study(settings: BiasStudy, out: Path, *, say: Say = lambda line: No
     splits, tokens = read_splits_of(settings, say)
     base = open_checkpoint(base_of(settings))
     subsets = Subsets(settings, splits["train"], say)
-    subsets.check()  # data that do not allow a subset are refused before there is a run
+    # Data that do not allow a training set, or leave a metric undefined, are refused before there is a run.
+    subsets.check()
+    sets = probes_of(splits, SETS)
+    for name in SETS:
+        for attribute in settings.attributes:
+            grouped(splits[name], attribute)
     run = Run(
         out, command="study bias", settings=describe(settings, splits, base), about={"attributes": _values(splits)}, say=say
     )
@@ -42,7 +47,7 @@ def run_bias_study(settings: BiasStudy, out: Path, *, say: Say = lambda line: No
             for attribute in settings.pair:
                 train_biased(run, settings, subsets, seed, attribute, settings.ratio, say)
             train_full(run, settings, subsets, seed, say)
-        resident = Resident(model_path(run, settings.seed, "start"), probes_of(splits, SETS))
+        resident = Resident(model_path(run, settings.seed, "start"), sets)
         for seed in seeds_of(settings):
             ask_models(run, settings, resident, seed, say)
         measure_answers(run, settings, splits)
@@ -56,8 +61,10 @@ def run_bias_study(settings: BiasStudy, out: Path, *, say: Say = lambda line: No
 
 def begin(run: Run, settings: BiasStudy) -> None:
     """Record what the run is asked for, before it is done: what is missing is counted from these records."""
-    if run.find("asked", seeds=list(seeds_of(settings)), parts=list(settings.parts)) is None:
-        run.add("asked", seeds=list(seeds_of(settings)), parts=list(settings.parts))
+    asked = {"seeds": list(seeds_of(settings)), "parts": list(settings.parts)}
+    before = [r for r in run.records if r["kind"] == "asked"]
+    if not before or {key: before[-1][key] for key in asked} != asked:
+        run.add("asked", **asked)
 
 
 def ask_models(run: Run, settings: BiasStudy, resident: Resident, seed: int, say: Say) -> None:
@@ -106,7 +113,8 @@ def walk_triangle(run: Run, settings: BiasStudy, subsets: Subsets, resident: Res
     train_biased(run, settings, subsets, seed, corners[2], settings.ratio, say)
     ends = _checkpoints(run, seed, corners)
     ask_model(run, resident, ends[corners[2]], ["test"], say, seed=seed, model=corners[2])
-    ask_path(run, resident, ends, points(3, settings.triangle_steps), ["test"], say, seed=seed)
+    grid = points(3, settings.triangle_steps)
+    ask_path(run, resident, ends, [*grid, *([CENTRE] if CENTRE not in grid else [])], ["test"], say, seed=seed)
 
 
 def _checkpoints(run: Run, seed: int, names: Sequence[str]) -> dict[str, Checkpoint]:
