@@ -24,9 +24,9 @@ def baseline_tables(facts: BiasFacts) -> list[Block]:
                 rows.append([attribute, ROWS[method], *_row(found)])
     note = (
         "Of the features that the head reads. Readable: the accuracy of a fresh linear classifier of the attribute (one half "
-        "is nothing). Where label and attribute go together, INLP's classifiers of the one read the other too, and many of them "
-        "take the label away; the chosen number is the one with the least DP on validation texts among those that cost at most .02 of "
-        "accuracy there."
+        "is nothing). Where label and attribute go together, INLP's classifiers of the one read the other too, and many of "
+        "them take the label away; the chosen number is the one with the least DP on validation texts among those that cost "
+        "at most .02 of accuracy there."
     )
     header = ["attribute", "model", "classifiers", "dimensions gone", "attribute readable (train)", "(test)"]
     tables: list[Block] = [Table("What erasing took away", header, rows, note)]
