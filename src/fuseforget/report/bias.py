@@ -9,7 +9,7 @@ from fuseforget.report.bias_baselines import baseline_tables
 from fuseforget.report.bias_claims import NOTE, PAPER, bias_claims
 from fuseforget.report.bias_facts import CENTRE, METRICS, ROWS, BiasFacts, Spread
 from fuseforget.report.bias_figures import draw_bias_path, draw_bias_triangle, draw_ratios, fused_at, named
-from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.blocks import Block, Details, Picture, Table, opening
 from fuseforget.report.facts import cell
 from fuseforget.report.shortcuts import Summary
 
@@ -43,13 +43,7 @@ def bias_blocks(description: Record, records: list[Record], warnings: list[Block
     """The study's part of the page."""
     facts, summary = BiasFacts(description, records), summarise_bias(description, records)
     where = f"Study of Zaman et al. 2023 (arXiv 2311.07682), section 5, at the {facts.settings['scale']} scale."
-    blocks: list[Block] = [Heading("Fuse to forget: social bias", 1), Paragraphs([where])]
-    if summary.headline:
-        blocks.append(Paragraphs(summary.headline, "lead"))
-    blocks += warnings
-    pictures = _pictures(facts)
-    if pictures:
-        blocks += [Heading("Figures"), Pictures(pictures)]
+    blocks = opening("Fuse to forget: social bias", where, summary.headline, warnings, _pictures(facts))
     blocks += summary.tables
     if facts.erasures:
         blocks += baseline_tables(facts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Block", "Code", "Details", "Heading", "Paragraphs", "Picture", "Pictures", "Table"]
+__all__ = ["Block", "Code", "Details", "Heading", "Paragraphs", "Picture", "Pictures", "Table", "opening"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,14 @@ class Details:
 
 
 Block = Heading | Paragraphs | Pictures | Table | Code | Details
+
+
+def opening(title: str, about: str, headline: list[str], warnings: list[Block], pictures: list[Picture]) -> list[Block]:
+    """How a study's section begins: what it is, what it found, what to know before trusting it, and its figures."""
+    blocks: list[Block] = [Heading(title, 1), Paragraphs([about])]
+    if headline:
+        blocks.append(Paragraphs(headline, "lead"))
+    blocks += warnings
+    if pictures:
+        blocks += [Heading("Figures"), Pictures(pictures)]
+    return blocks

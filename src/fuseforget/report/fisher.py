@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from fuseforget.report.blocks import Block, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.blocks import Block, Picture, Table, opening
 from fuseforget.report.figures import draw_layers, draw_matrix
 from fuseforget.report.shortcuts import Summary
 
@@ -64,16 +64,8 @@ def summarise_fisher(description: Record, records: list[Record]) -> Summary:
 def fisher_blocks(description: Record, records: list[Record], warnings: list[Block]) -> list[Block]:
     """The study's part of the page."""
     facts, summary = FisherFacts(description, records), summarise_fisher(description, records)
-    blocks: list[Block] = [
-        Heading("Fuse to forget: Fisher overlap", 1),
-        Paragraphs(["Study of Zaman et al. 2023 (arXiv 2311.07682), appendix D, on the specialists of a shortcut study."]),
-    ]
-    if summary.headline:
-        blocks.append(Paragraphs(summary.headline, "lead"))
-    blocks += warnings
-    pictures = _pictures(facts)
-    if pictures:
-        blocks += [Heading("Figures"), Pictures(pictures)]
+    about = "Study of Zaman et al. 2023 (arXiv 2311.07682), appendix D, on the specialists of a shortcut study."
+    blocks = opening("Fuse to forget: Fisher overlap", about, summary.headline, warnings, _pictures(facts))
     return [*blocks, *summary.tables, *_group_tables(facts)]
 
 

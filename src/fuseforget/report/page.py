@@ -14,7 +14,7 @@ from fuseforget.report import figures
 from fuseforget.report.audit import audit_blocks, missing_of_audit, plain_measurements
 from fuseforget.report.bias import bias_blocks, summarise_bias
 from fuseforget.report.bias_facts import BiasFacts
-from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Table, opening
 from fuseforget.report.by_method import by_method_tables
 from fuseforget.report.claims import FIGURES
 from fuseforget.report.facts import RANDOM, Facts, cell
@@ -108,16 +108,9 @@ def _grown(description: Record, records: list[Record]) -> Grown:
 def _shortcut_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
     facts, summary = Facts(description, records), summarise_shortcuts(description, records)
     scale = description["settings"]["scale"]
-    blocks: list[Block] = [
-        Heading("Fuse to forget: shortcuts", 1),
-        Paragraphs([f"Study of Zaman et al. 2023 (arXiv 2311.07682), section 4, at the {scale} scale."]),
-    ]
-    if summary.headline:
-        blocks.append(Paragraphs(summary.headline, "lead"))
-    blocks += _warnings(description, records, summary.missing)
-    pictures = _shortcut_pictures(facts)
-    if pictures:
-        blocks += [Heading("Figures"), Pictures(pictures)]
+    about = f"Study of Zaman et al. 2023 (arXiv 2311.07682), section 4, at the {scale} scale."
+    warnings = _warnings(description, records, summary.missing)
+    blocks = opening("Fuse to forget: shortcuts", about, summary.headline, warnings, _shortcut_pictures(facts))
     blocks += summary.tables
     blocks += [Details(f"Numbers of {facts.path_title(p)}", [curve_table(facts, p)]) for p in facts.paths if facts.curves(p)]
     if facts.over_complete():
