@@ -121,6 +121,9 @@ class BiasFacts:
         tested = {(r["attribute"], r["second"]) for r in self.compared}
         if any((a, row) not in tested for a in self.pair for row in rows if row not in (FUSED, "written", "half")):
             lacking.append("the tests of Table 1")
+        bounded = {(r["seed"], r["attribute"], r["metric"]) for r in self.bounds}
+        if any((seed, a, metric) not in bounded for seed in self.seeds for a in self.pair for metric in METRICS):
+            lacking.append("Eq. 2")
         if "triangle" in self.parts and not (self.centre and self._whole(("-".join(self.corners), CENTRE), 3)):
             lacking.append("the triangle")
         return lacking
