@@ -118,10 +118,6 @@ class Resident:
         """Turn scores on a probe's texts, examples x labels, into its measurement, whatever model gave them."""
         return measure(self._probes[name], scores)
 
-    def attribute(self, name: str) -> str:
-        """The protected attribute that a probe looks at; empty where there is none."""
-        return self._probes[name].attribute
-
     def ask(self, name: str) -> Measurement:
         """Measure one probe on the resident weights."""
         return self.judge(name, self.logits(name))
@@ -174,9 +170,7 @@ def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: 
     for name in probes:
         if run.find("measurement", probe=name, **where) is None:
             measurement = resident.ask(name)
-            by = resident.attribute(name)
-            fields = {**where, **measurement_fields(measurement), **({"attribute": by} if by else {})}
-            run.add("measurement", **fields, cut=resident.cut(name))
+            run.add("measurement", **where, **measurement_fields(measurement), cut=resident.cut(name))
             note = resident.describe_cut(name)
             say(f"{label}: {name} {measurement.interval.value:.3f}{note and f', {note}'}")
 
@@ -193,6 +187,7 @@ def measurement_fields(measurement: Measurement) -> Record:
         "values": encode_values(measurement.values),
         **({"answers": list(measurement.answers)} if measurement.answers else {}),
         **({"confidences": encode_values(measurement.confidences)} if measurement.confidences is not None else {}),
+        **({"attribute": measurement.attribute} if measurement.attribute else {}),
     }
 
 

@@ -122,6 +122,7 @@ class Measurement:
         answers: what the model can answer, by name: the labels that the examples have, in the order of their source, then
             what else. Empty for a metric of values.
         confidences: the probability of each answer, for a metric of calibration.
+        attribute: the protected attribute whose groups it is about; empty where it is about none.
     """
 
     probe: str
@@ -130,6 +131,7 @@ class Measurement:
     values: npt.NDArray[np.float64]
     answers: tuple[str, ...] = ()
     confidences: npt.NDArray[np.float64] | None = None
+    attribute: str = ""
 
 
 def require_metric(thing: str, metric: str, by_attribute: bool) -> None:
@@ -192,7 +194,8 @@ def _measure_by_group(probe: Probe, logits: Array, seed: int) -> Measurement:
     predictions = np.argsort([*order, *others])[logits.argmax(axis=1)]
     confidences = _confidences(logits) if FAIRNESS[probe.metric].table == "calibration" else None
     interval = fairness(probe.metric, data, predictions, seed=seed, confidences=confidences)
-    return Measurement(probe.name, probe.metric, interval, predictions.astype(np.float64), data.answers, confidences)
+    values = predictions.astype(np.float64)
+    return Measurement(probe.name, probe.metric, interval, values, data.answers, confidences, probe.attribute)
 
 
 def _confidences(logits: Array) -> npt.NDArray[np.float64]:
