@@ -17,7 +17,7 @@ from fuseforget.errors import InputError
 from fuseforget.knowledge.fairness import FAIRNESS, Grouped, fairness
 from fuseforget.knowledge.statistics import Interval, bootstrap_mean
 
-__all__ = ["METRICS", "Measurement", "Metric", "Probe", "grouped_of", "measure"]
+__all__ = ["METRICS", "Measurement", "Metric", "Probe", "confidences_of", "grouped_of", "measure"]
 
 Array = npt.NDArray[np.generic]
 
@@ -192,15 +192,15 @@ def _measure_by_group(probe: Probe, logits: Array, seed: int) -> Measurement:
     others = tuple(label for label in range(logits.shape[1]) if label not in order)
     data = grouped_of(probe, _names(probe, others))
     predictions = np.argsort([*order, *others])[logits.argmax(axis=1)]
-    confidences = _confidences(logits) if FAIRNESS[probe.metric].table == "calibration" else None
+    confidences = confidences_of(logits) if FAIRNESS[probe.metric].table == "calibration" else None
     interval = fairness(probe.metric, data, predictions, seed=seed, confidences=confidences)
     values = predictions.astype(np.float64)
     return Measurement(probe.name, probe.metric, interval, values, data.answers, confidences, probe.attribute)
 
 
-def _confidences(logits: Array) -> npt.NDArray[np.float64]:
-    """The probability of what is answered, as exactly as records keep it."""
-    scores = logits.astype(np.float64)
+def confidences_of(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The probability of the likeliest label of each example (logits: examples x labels), as exactly as records keep it."""
+    scores = np.asarray(logits, dtype=np.float64)
     odds = np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
     found: npt.NDArray[np.float64] = (1 / odds).astype(np.float32).astype(np.float64)
     return found

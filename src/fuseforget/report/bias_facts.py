@@ -46,7 +46,6 @@ class BiasFacts:
         self.settings: Record = description["settings"]
         self.pair: tuple[str, str] = tuple(self.settings["attributes"][:2])
         self.corners: tuple[str, ...] = tuple(self.settings["attributes"][:3])
-        self.values: dict[str, list[str]] = description.get("about", {}).get("attributes", {})
         kinds: dict[str, list[Record]] = {}
         for record in records:
             kinds.setdefault(record["kind"], []).append(record)

@@ -12,6 +12,7 @@ from fuseforget.checkpoint import Checkpoint
 from fuseforget.data import AttributedExamples
 from fuseforget.knowledge import Probe
 from fuseforget.knowledge.fairness import Grouped
+from fuseforget.knowledge.probes import confidences_of
 from fuseforget.records import Record, Run, decode_values, encode_values
 from fuseforget.sweep import Resident
 
@@ -96,14 +97,7 @@ def _ask(run: Run, resident: Resident, sets: Sequence[str], say: Say, *, with_co
 def encode_answers(logits: npt.NDArray[np.floating[Any]]) -> Record:
     """The predicted label of each example and its probability, as they are recorded."""
     predicted = encode_values(logits.argmax(axis=1).astype(np.float64))
-    return {"n": len(logits), "predicted": predicted, "confidence": encode_values(_confidence(logits))}
-
-
-def _confidence(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """The probability of the predicted label, of each example."""
-    wide = logits.astype(np.float64)
-    likeliest: npt.NDArray[np.float64] = 1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1)
-    return likeliest
+    return {"n": len(logits), "predicted": predicted, "confidence": encode_values(confidences_of(logits))}
 
 
 def _label(where: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fuseforget.data import AttributedExamples
 from fuseforget.erasure import Eraser, Inlp, fit_head, fit_inlp, fit_leace, readable
 from fuseforget.knowledge.fairness import Grouped, fairness
-from fuseforget.models import features, load_classifier
+from fuseforget.models import encode_batches, features, load_classifier
 from fuseforget.records import Run
 from fuseforget.studies.bias.answers import encode_answers, grouped
 from fuseforget.studies.bias.data import Subsets
@@ -59,7 +59,7 @@ def erase_attributes(
 
     ``refitted`` erases nothing: what the new head alone does. ``inlp`` has the paper's 200 classifiers. Where label and
     attribute go together these take the label as well, so ``inlp-chosen`` has the number that validation data speak for
-    (:func:`_choose_count`); ``-both`` is of both attributes jointly, INLP then with a chosen number too.
+    (:meth:`_Erasers._choose_count`); ``-both`` is of both attributes jointly, INLP then with a chosen number too.
     """
     for attribute in settings.pair:
         lacking = [m for m in METHODS if run.find("answers", seed=seed, model=f"{attribute}-{m}", set="test") is None]
@@ -67,7 +67,9 @@ def erase_attributes(
             continue
         sets = {"train": subsets(attribute, settings.ratio, seed), **{name: splits[name] for name in ("validation", "test")}}
         classifier = load_classifier(model_path(run, seed, attribute))
-        seen = Seen(**{name: features(classifier, part.examples.texts, exact=True) for name, part in sets.items()})
+        batches = {name: encode_batches(classifier, part.examples.texts) for name, part in sets.items()}
+        seen = Seen(**{name: features(classifier, part, exact=True) for name, part in batches.items()})
+        cut = sum(batch.cut for batch in batches["test"])
         erasers = _Erasers(settings, sets, seen)
         for method in lacking:
             erased = erasers.make(method, attribute)
@@ -76,7 +78,9 @@ def erase_attributes(
             if run.find("erasure", seed=seed, attribute=attribute, method=method) is None:
                 left = readable(kept, sets["train"].codes(attribute), held_out=(asked, sets["test"].codes(attribute)))
                 run.add("erasure", seed=seed, attribute=attribute, method=method, **erased.facts, readable=asdict(left))
-            run.add("answers", seed=seed, model=f"{attribute}-{method}", set="test", **encode_answers(head.logits(asked)), cut=0)
+            run.add(
+                "answers", seed=seed, model=f"{attribute}-{method}", set="test", **encode_answers(head.logits(asked)), cut=cut
+            )
             say(f"seed {seed}, {attribute}-{method}: accuracy on test {head.accuracy(asked, sets['test'].examples.labels):.3f}")
 
 

@@ -35,9 +35,7 @@ def run_bias_study(settings: BiasStudy, out: Path, *, say: Say = lambda line: No
     for name in SETS:
         for attribute in settings.attributes:
             grouped(splits[name], attribute)
-    run = Run(
-        out, command="study bias", settings=describe(settings, splits, base), about={"attributes": _values(splits)}, say=say
-    )
+    run = Run(out, command="study bias", settings=describe(settings, splits, base), say=say)
     with run:
         save_splits(run, splits)
         begin(run, settings)
@@ -119,8 +117,3 @@ def walk_triangle(run: Run, settings: BiasStudy, subsets: Subsets, resident: Res
 
 def _checkpoints(run: Run, seed: int, names: Sequence[str]) -> dict[str, Checkpoint]:
     return {name: open_checkpoint(model_path(run, seed, name)) for name in names}
-
-
-def _values(splits: Mapping[str, AttributedExamples]) -> Record:
-    """The attributes' values, for the report, which sees records alone."""
-    return {name: list(splits["test"].values(name)) for name in splits["test"].attributes}
