@@ -186,19 +186,24 @@ def draw_canaries(
 
 
 def spread_canaries(
-    count: int, repeats: Sequence[int], parts: Sequence[str], form: CanaryFormat | None = None
+    count: int, repeats: Sequence[int], parts: Sequence[str], *, shared: bool = True, form: CanaryFormat | None = None
 ) -> tuple[CanaryPlan, ...]:
-    """Plans for every number of repetitions: ``count`` canaries dealt over the parts in turn; and ``count`` nowhere.
+    """Plans for a study: what exposure comes of one model's repetitions, of every model's, and of none.
+
+    For each number of repetitions ``count`` canaries are dealt over the models' parts in turn and ``count`` are in the shared
+    part; and ``count`` are nowhere.
 
     Args:
-        count: canaries for each number of repetitions.
+        count: canaries of each kind; 0: none at all.
         repeats: the numbers of repetitions.
-        parts: the models' own parts, or ("shared",).
+        parts: the models' own parts.
+        shared: whether there is a shared part.
         form: what they say.
     """
     form = form or CanaryFormat()
     dealt = {part: len(range(place, count, len(parts))) for place, part in enumerate(parts)}
-    inside = [CanaryPlan(part, often, n, form) for often in repeats for part, n in dealt.items() if n]
+    dealt |= {"shared": count} if shared else {}
+    inside = [CanaryPlan(part, often, n, form) for often in dict.fromkeys(repeats) for part, n in dealt.items() if n]
     return (*inside, *([CanaryPlan(NOWHERE, 0, count, form)] if count else []))
 
 
@@ -209,7 +214,7 @@ def encode_canaries(canaries: Sequence[Canary], encode: Encode, special: Collect
         InputError: the tokenizer joins the prefix's end to what follows it, so that candidates cannot be scored after the
             prefix alone. Checked on the canary itself and on every value of its first slot.
     """
-    encoded = encode([canary.text for canary in canaries])
+    encoded = encode([canary.text for canary in canaries]) if canaries else []
     for canary in canaries:
         _require_seam(canary, encode, special)
     return [tuple(ids) for ids in encoded]

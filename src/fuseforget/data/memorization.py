@@ -89,13 +89,13 @@ def make_memorization(
     encode: Encode,
     *,
     models: int,
-    separator: int,
     rows: int | None = None,
     total: int | None = None,
     shared: int,
     control: int,
     validation: int,
     block: int | None,
+    separator: int | None = None,
     window: int | None = None,
     seed: int = 0,
     groups: Sequence[int] | np.ndarray | None = None,
@@ -110,7 +110,6 @@ def make_memorization(
         texts: the documents.
         encode: gives each text's tokens, as the models read them: with special tokens for masked models, else without.
         models: how many there are.
-        separator: the token between two packed documents (end of text).
         rows: what each model reads, shared rows included; or
         total: what all read together, shared rows once: each gets an equal number of the others, and fewer than ``models``
             rows that remain are left out.
@@ -118,6 +117,7 @@ def make_memorization(
         control: rows that none reads, drawn as the others are: the non-members.
         validation: rows for perplexity and thresholds, that none reads.
         block: tokens a row, documents packed; None: one article a row.
+        separator: the token between two packed documents (end of text); not needed where rows are articles.
         window: to how many tokens articles are cut; None: not at all.
         seed: of everything random.
         groups: a number for each text, equal for texts that are to be in one part (near-duplicates). Where there are

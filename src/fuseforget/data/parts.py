@@ -24,7 +24,7 @@ class Layout:
 
     block: int | None
     window: int | None
-    separator: int
+    separator: int | None
     special: frozenset[int]
     seed: int
 
@@ -35,6 +35,8 @@ class Layout:
             return self._articles(part, count, pool, inserts, rng)
         if self.block < MIN_TOKENS:
             raise InputError("block", expected=f"{MIN_TOKENS} tokens or more", found=str(self.block))
+        if self.separator is None:
+            raise InputError("separator", expected="a token to stand between packed documents", found="none")
         dealt = deal_inserts(inserts, count, self.block, rng)
         room = rooms(dealt, self.block)
         need = sum(room) + 1 if any(room) else 0  # with a separator after the last document, which there is not

@@ -71,9 +71,8 @@ def make_pool(
     asked = list(numbers)
     first = {normalised(corpus[number]): number for number in reversed(asked)}
     kept = sorted(first.values())
-    tokens = {
-        number: ids for number, ids in zip(kept, encode([corpus[n] for n in kept]), strict=True) if long_enough(ids, special)
-    }
+    encoded = encode([corpus[number] for number in kept]) if kept else []
+    tokens = {number: ids for number, ids in zip(kept, encoded, strict=True) if long_enough(ids, special)}
     rank = {number: _rank(corpus[number], seed) for number in tokens}
     units: dict[int, list[int]] = {}
     for number in sorted(tokens, key=rank.__getitem__):
