@@ -1,12 +1,20 @@
 """The one room that touches transformers models: load, prepare, set weights in place, predict.
 
-Everything here is about sequence classifiers of any architecture that transformers knows.
+Sequence classifiers and language models, of any architecture that transformers knows.
 """
 
 from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, tokenise
 from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
 from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
 from fuseforget.models.features import features, features_and_logits, has_bias, head_of
+from fuseforget.models.language import (
+    LanguageModel,
+    encode,
+    load_language_model,
+    max_positions,
+    padding_id,
+    save_language_model,
+)
 from fuseforget.models.prediction import predict
 from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
@@ -16,6 +24,7 @@ __all__ = [
     "ERASER_NAME",
     "Batch",
     "Classifier",
+    "LanguageModel",
     "add_word_tokens",
     "autocast",
     "batch_tokens",
@@ -23,6 +32,7 @@ __all__ = [
     "debias",
     "describe_cut",
     "device",
+    "encode",
     "encode_batches",
     "features",
     "features_and_logits",
@@ -30,12 +40,16 @@ __all__ = [
     "head_of",
     "label_names",
     "load_classifier",
+    "load_language_model",
+    "max_positions",
     "max_tokens",
+    "padding_id",
     "predict",
     "prepare_start",
     "quiet",
     "random_like",
     "save_classifier",
+    "save_language_model",
     "seeded",
     "set_weights",
     "tokenise",

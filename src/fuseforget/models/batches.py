@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fuseforget.models.classifier import Classifier
+from fuseforget.models.pretrained import positions
 
 __all__ = ["Batch", "batch_tokens", "describe_cut", "encode_batches", "max_tokens", "tokenise"]
 
@@ -68,19 +68,12 @@ def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[in
 
 def max_tokens(classifier: Classifier) -> int:
     """How many tokens of a text the model reads."""
-    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), _positions(classifier.model.config))
+    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), positions(classifier.model.config) or MAX_LENGTH)
 
 
 def describe_cut(cut: int, texts: int, limit: int) -> str:
     """What to say where texts were cut; nothing where none was."""
     return f"{cut} of {texts} texts cut to the {limit} tokens that the model reads" if cut else ""
-
-
-def _positions(config: Any) -> int:
-    limit = getattr(config, "max_position_embeddings", None) or MAX_LENGTH
-    # RoBERTa counts positions from past its padding token.
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    return int(limit) - offset
 
 
 def _pad(ids: Sequence[Sequence[int]], rows: Sequence[int], pad: int, cut: int) -> Batch:
