@@ -68,6 +68,7 @@ class Training:
         arguments: of the Trainer, besides those that all trainings share.
         before_epoch: called with the number of the epoch (from 0) that begins.
         after_epoch: called after each epoch in an :func:`undisturbed` block; what it returns is kept in the history.
+        own_mean: the loss is the model's own mean over a batch, and not its sum over what the Trainer counts.
         cut: how many texts were cut.
     """
 
@@ -80,6 +81,7 @@ class Training:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
+    own_mean: bool = False
     cut: int = 0
 
 
@@ -120,24 +122,24 @@ def run_training(training: Training, place: Place, settings: TrainSettings, *, b
         precision=str(identity["precision"]),
         cut=training.cut,
     )
-    publish(subject, training.save, place, {**identity, "result": asdict(result)})
+    publish(subject, training.save, place, identity, {"result": asdict(result)})
     shutil.rmtree(state, ignore_errors=True)
     return result
 
 
-def publish(subject: Any, save: Callable[[Any, Path], None], place: Place, facts: Mapping[str, Any]) -> None:
+def publish(
+    subject: Any, save: Callable[[Any, Path], None], place: Place, facts: Mapping[str, Any], result: Mapping[str, Any]
+) -> None:
     """Write a trained model with its manifest, whole or not at all.
 
     Args:
-        facts: what the manifest says of the training itself.
+        facts, result: what the manifest says of what was asked for and of what came out.
     """
     with atomic_directory(place.out, overwrite=place.overwrite, inputs=place.inputs) as partial:
         with _full_disk_said(partial, str(place.out)):
             save(subject, partial)
-        origin = place.origin or {"start": str(place.start)}
-        made = {"kind": "training", **origin, **facts}
-        made["versions"] = _versions()
-        (partial / MANIFEST_NAME).write_text(json.dumps(made, indent=2) + "\n")
+        made = {"kind": "training", **(place.origin or {"start": str(place.start)}), **facts, "versions": _versions()}
+        (partial / MANIFEST_NAME).write_text(json.dumps({**made, **result}, indent=2) + "\n")
 
 
 def start_digests(start: str | Path) -> list[str]:
@@ -194,6 +196,8 @@ def _trainer(training: Training, settings: TrainSettings, state: Path, callback:
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
+    if training.own_mean:
+        trainer.model_accepts_loss_kwargs = False
     return trainer
 
 
