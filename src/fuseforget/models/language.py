@@ -12,7 +12,7 @@ from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.models.pretrained import positions, read_pretrained, refuse_missing, write_pretrained
 
-__all__ = ["LanguageModel", "encode", "load_language_model", "max_positions", "padding_id", "save_language_model"]
+__all__ = ["LanguageModel", "encode", "is_masked", "load_language_model", "max_positions", "padding_id", "save_language_model"]
 
 DECODERS = ("ForCausalLM", "LMHeadModel")
 MASKED = ("ForMaskedLM",)
@@ -42,12 +42,21 @@ def load_language_model(source: str | Path) -> LanguageModel:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     checkpoint = open_checkpoint(source)
-    masked = _is_masked(str(source), checkpoint.config)
+    masked = _of_architecture(str(source), checkpoint.config)
     model, tokenizer, missing = read_pretrained(checkpoint, AutoModelForMaskedLM if masked else AutoModelForCausalLM)
     refuse_missing(str(source), missing, "a language model, its head too")
     lm = LanguageModel(model.eval(), tokenizer, str(source), masked)
     _require_a_tokenizer_that_fits(lm)
     return lm
+
+
+def is_masked(source: str | Path) -> bool:
+    """Whether a checkpoint is a masked language model (else it is a decoder); its configuration alone is read.
+
+    Raises:
+        InputError: no checkpoint, or one of another architecture.
+    """
+    return _of_architecture(str(source), open_checkpoint(source).config)
 
 
 def save_language_model(lm: LanguageModel, directory: Path) -> None:
@@ -74,7 +83,7 @@ def padding_id(lm: LanguageModel) -> int:
     return next(int(one) for one in known if one is not None)
 
 
-def _is_masked(source: str, config: dict[str, Any]) -> bool:
+def _of_architecture(source: str, config: dict[str, Any]) -> bool:
     architecture = str((config.get("architectures") or ["no architecture in its config.json"])[0])
     if architecture.endswith(MASKED):
         return True
