@@ -6,6 +6,10 @@ Metrics by groups of people are in :mod:`fuseforget.knowledge.fairness`, those o
 """
 
 from fuseforget.knowledge.attacks import ATTACKS, Attack, Evidence, attack, attacks_for
+from fuseforget.knowledge.blind import Blind, blind_baseline
+from fuseforget.knowledge.exposure import Exposure, canary_exposure, compare_exposure, extractable, mean_exposure
+from fuseforget.knowledge.extraction import Extraction, verbatim
+from fuseforget.knowledge.harm import Harm, HarmRow, more_exposed
 from fuseforget.knowledge.memorization import (
     alr,
     compare_alr,
@@ -38,8 +42,13 @@ __all__ = [
     "METRICS",
     "Attack",
     "Auc",
+    "Blind",
     "Bound",
     "Evidence",
+    "Exposure",
+    "Extraction",
+    "Harm",
+    "HarmRow",
     "Interval",
     "Measurement",
     "Metric",
@@ -49,18 +58,24 @@ __all__ = [
     "alr",
     "attack",
     "attacks_for",
+    "blind_baseline",
     "bootstrap_mean",
+    "canary_exposure",
     "check_bound",
     "check_bound_of",
     "compare_alr",
+    "compare_exposure",
     "compare_perplexity",
+    "extractable",
     "holm",
     "knows_more",
     "likelihood_ratio",
     "mcnemar",
+    "mean_exposure",
     "mean_retention",
     "measure",
     "mia_recall",
+    "more_exposed",
     "perplexity",
     "ratios",
     "read_probes_file",
@@ -69,4 +84,5 @@ __all__ = [
     "roc_auc",
     "sign_flip",
     "tpr_at",
+    "verbatim",
 ]
