@@ -19,7 +19,7 @@ from fuseforget.errors import InputError, OutputError
 __all__ = ["atomic_directory", "refuse_place"]
 
 # A directory is only ever replaced when one of these says that a model or a data set is what would be lost.
-REPLACEABLE = ("fuseforget.json", "config.json", "dataset.json", "adapter_config.json")
+REPLACEABLE = ("fuseforget.json", "config.json", "dataset.json", "bias.json", "memorization.json", "adapter_config.json")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
