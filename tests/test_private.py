@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, load_language_model
 from fuseforget.train import PrivacySettings, PrivateResult, TrainSettings
-from fuseforget.train.private import fine_tune_private, row_losses, spent_epsilon
+from fuseforget.train.by_row import row_losses
+from fuseforget.train.private import fine_tune_private, spent_epsilon
 from test_language import configure, make
 from test_train import same_weights
 from test_train_language import draw_rows, loss_of
@@ -77,7 +78,7 @@ def test_an_architecture_that_opacus_does_not_take_apart_is_refused(tmp_path):
 
 
 def test_gradients_of_rows_that_are_not_their_own_are_refused(tmp_path, monkeypatch):
-    module = sys.modules["fuseforget.train.private"]
+    module = sys.modules["fuseforget.train.by_row"]
     right = module.row_losses
 
     def mixed(lm: LanguageModel, rows: list[list[int]]) -> torch.Tensor:

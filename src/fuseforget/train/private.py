@@ -7,7 +7,6 @@ research can be repeated: whoever knows the seed can take the noise away again, 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
 import warnings
@@ -18,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fuseforget.checkpoint import refuse_place
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, load_language_model, padding_id, quiet, save_language_model, seeded
-from fuseforget.train.language import SCHEDULES, Watch, pad, require_schedule
+from fuseforget.models import LanguageModel, load_language_model, quiet, save_language_model, seeded
+from fuseforget.train.by_row import backward, hooks_on, row_losses
+from fuseforget.train.language import SCHEDULES, Watch, require_schedule
 from fuseforget.train.resumable import Place, Say, publish, start_digests, undisturbed
 from fuseforget.train.rows import Row, require_rows, rows_sha256
 from fuseforget.train.settings import PrivacySettings, PrivateResult, TrainResult, TrainSettings
 
-__all__ = ["fine_tune_private", "row_losses", "spent_epsilon"]
+__all__ = ["fine_tune_private", "spent_epsilon"]
 
 GRADIENT_BUDGET = 1 << 30  # bytes of gradients of single rows held at once
 COPIES = 3  # of a row's gradients while tied weights add theirs up
@@ -36,8 +35,6 @@ COPIES = 3  # of a row's gradients while tied weights add theirs up
 ORDERS = (
     [1 + x / 100 for x in range(1, 10)] + [1 + x / 10 for x in range(1, 100)] + list(range(12, 64)) + [2**x for x in range(6, 12)]
 )
-TOLERANCE = 1e-3  # of a parameter's largest gradient: far above rounding in float32, far below a use that was missed
-ROUNDING = 1e-6  # of the largest gradient of all: gradients that are zero but for rounding are equal
 
 
 @dataclass(frozen=True)
@@ -130,19 +127,6 @@ def spent_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float
         return float(accountant.get_epsilon(delta, alphas=ORDERS))
 
 
-def row_losses(lm: LanguageModel, rows: Sequence[Row]) -> torch.Tensor:
-    """Each row's mean loss over its predicted tokens (nats), of a decoder; shape: rows."""
-    where = lm.model.device
-    batch = {name: tensor.to(where) for name, tensor in pad(rows, padding_id(lm)).items()}
-    ids, predicted = batch["input_ids"], batch["attention_mask"][:, 1:].float()
-    if "position_ids" in inspect.signature(lm.model.forward).parameters:
-        # One row of positions for the whole batch would have one gradient for all rows.
-        batch["position_ids"] = torch.arange(ids.shape[1], device=where).expand_as(ids)
-    logits = lm.model(**batch, use_cache=False).logits[:, :-1].float()
-    nats = nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return (nats * predicted).sum(1) / predicted.sum(1)
-
-
 def _require_opacus() -> None:
     try:
         import opacus  # type: ignore[import-untyped]  # noqa: F401
@@ -194,13 +178,12 @@ def _train(
     say: Say,
 ) -> list[float]:
     """Train in place and return the mean loss of the rows drawn in each epoch; an epoch that drew none has none."""
-    from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
     from opacus.optimizers import DPOptimizer  # type: ignore[import-untyped]
     from transformers import get_scheduler
 
     sampled, noised = (int(seed) for seed in np.random.SeedSequence([settings.seed, 0xD9]).generate_state(2))
     lm.model.train()
-    hooks = _require_own_gradients(lm, rows, GradSampleHooks)
+    hooks = hooks_on(lm, rows)
     inner = torch.optim.AdamW(_decayed(lm.model, settings.weight_decay), lr=settings.learning_rate)
     optimizer = DPOptimizer(
         inner, noise_multiplier=plan.noise, max_grad_norm=plan.max_grad_norm, expected_batch_size=plan.rate * len(rows),
@@ -242,7 +225,7 @@ def _step(lm: LanguageModel, batch: Sequence[Row], optimizer: Any, size: int) ->
         optimizer.signal_skip_step(do_skip=number < len(parts))
         if part:
             losses = row_losses(lm, part)
-            _backward(losses.mean())  # opacus takes a mean, and multiplies by the number of rows
+            backward(losses.mean())  # opacus takes a mean, and multiplies by the number of rows
             seen += losses.detach().tolist()
         else:
             for parameter in lm.model.parameters():
@@ -250,13 +233,6 @@ def _step(lm: LanguageModel, batch: Sequence[Row], optimizer: Any, size: int) ->
         optimizer.step()
         optimizer.zero_grad()
     return seen
-
-
-def _backward(loss: torch.Tensor) -> None:
-    with warnings.catch_warnings():
-        # Of embeddings, whose input is no number: opacus needs the gradient of what they return alone.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _decayed(model: Any, decay: float) -> list[dict[str, Any]]:
@@ -268,51 +244,3 @@ def _decayed(model: Any, decay: float) -> list[dict[str, Any]]:
         for group in ({"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0})
         if group["params"]
     ]
-
-
-def _require_own_gradients(lm: LanguageModel, rows: Sequence[Row], make_hooks: Any) -> Any:
-    """Return opacus' hooks on the model, once they have given two rows the gradients of ordinary backward passes.
-
-    Both come from the same backward pass, of the loss of one of two rows: it must be that row's gradient, and the other's
-    must be zero.
-    """
-    pair = [rows[0], next((row for row in rows if list(row) != list(rows[0])), rows[0])]
-    # Whatever opacus, or a model that it was not made for, meets first.
-    try:
-        hooks = make_hooks(lm.model)
-        wrong = {name for row in (0, 1) for name in _wrong_gradients(lm, pair, row)}
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise _not_by_row(lm, f"{type(error).__name__}: {reason:.300}") from error
-    if wrong:
-        raise _not_by_row(lm, f"other gradients of {', '.join(sorted(wrong)[:5])} ({len(wrong)} in all)")
-    return hooks
-
-
-def _wrong_gradients(lm: LanguageModel, pair: Sequence[Row], row: int) -> list[str]:
-    """The parameters whose gradients of single rows are not those of a backward pass."""
-    _backward(row_losses(lm, pair)[row] / 2)
-    parameters = dict(lm.model.named_parameters())
-    largest = max(float(p.grad.abs().max()) for p in parameters.values() if p.grad is not None)
-    wrong = []
-    for name, parameter in parameters.items():
-        given, own = parameter.grad_sample, parameter.grad
-        if given is None or own is None or given.shape != (2, *own.shape):
-            wrong.append(name)
-            continue
-        expected = torch.zeros_like(given)
-        expected[row] = 2 * own  # opacus multiplies by the number of rows
-        allowed = TOLERANCE * float(own.abs().max()) + ROUNDING * largest
-        if not float((given - expected).abs().max()) <= 2 * allowed:
-            wrong.append(name)
-        parameter.grad_sample = parameter.grad = None
-    return wrong
-
-
-def _not_by_row(lm: LanguageModel, found: str) -> InputError:
-    return InputError(
-        lm.source,
-        expected="a model whose gradients opacus tells apart by row",
-        found=found,
-        action="Its private training would promise what it does not keep.",
-    )
