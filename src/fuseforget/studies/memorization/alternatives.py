@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 from fuseforget.checkpoint import MANIFEST_NAME
-from fuseforget.errors import InputError
 from fuseforget.studies.memorization.models import full_name, training
 from fuseforget.studies.memorization.workshop import Workshop
 from fuseforget.studies.training import record_training
+from fuseforget.train import PrivacySettings
+from fuseforget.train.private import fine_tune_private
 
 __all__ = ["decayed", "private", "train_alternatives"]
 
@@ -41,24 +43,18 @@ def train_alternatives(shop: Workshop) -> None:
 
 
 def _train_privately(shop: Workshop, name: str, epsilon: float) -> None:
-    from fuseforget.train.private import PrivacySettings, fine_tune_private
-
     path, rows = shop.path(name), shop.corpus.trained_on(shop.few)
     if not path.is_dir():
-        try:
-            fine_tune_private(
-                shop.corpus.base, rows.ids, path, training(shop.settings), PrivacySettings(epsilon=epsilon),
-                watch=shop.watch(name), say=shop.say,
-            )  # fmt: skip
-        except InputError as error:
-            if error.thing != "opacus":
-                raise
-            shop.say(str(error))  # without the extra the study goes on; the run says that this is missing
+        if find_spec("opacus") is None:
+            # The study goes on without the extra, and its page says what is missing.
+            shop.say(f"{name}: not trained, opacus is not installed (pip install 'fuseforget[privacy]')")
             return
+        budget, how = PrivacySettings(epsilon=epsilon), training(shop.settings)
+        fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
     record_training(shop.run, name, len(rows))
     shop.ask(name, shop.few_sets)
     made = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
-    _record(shop, name, "DP-SGD", epsilon=epsilon, privacy=made["privacy"])
+    _record(shop, name, "DP-SGD", epsilon=epsilon, spent=made["spent"])
 
 
 def _record(shop: Workshop, name: str, family: str, **facts: object) -> None:

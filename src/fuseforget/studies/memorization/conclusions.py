@@ -179,11 +179,11 @@ def _harm(run: Run, settings: MemorizationStudy) -> None:
         if run.find("harm", on=on) is not None or not all(run.find("tokens", set=name) for name in sets):
             continue
         fused, parents = _lr(run, fused_name(names), sets), [_lr(run, name, sets) for name in names]
-        controls = {}
+        unseen = by_parents = None
         if run.find("tokens", set=CONTROL):
-            controls = {"fused_controls": _lr(run, fused_name(names), [CONTROL]),
-                        "parents_controls": [_lr(run, name, [CONTROL]) for name in names]}  # fmt: skip
-        found = more_exposed(fused, parents, **controls)
+            unseen = _lr(run, fused_name(names), [CONTROL])
+            by_parents = np.stack([_lr(run, name, [CONTROL]) for name in names])
+        found = more_exposed(fused, np.stack(parents), fused_controls=unseen, parents_controls=by_parents)
         places = _places(run, sets)
         shown = [{**asdict(row), "set": places[row.row][0], "row": places[row.row][1], "parent": names[row.parent]}
                  for row in found.rows[:SHOWN] if row.excess > 0]  # fmt: skip

@@ -26,6 +26,7 @@ from fuseforget.data.common import generator
 from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, encode, load_language_model, max_positions
 from fuseforget.records import Record, Run
+from fuseforget.studies.memorization.base import BaseSettings, cached_base
 from fuseforget.studies.memorization.settings import MemorizationStudy
 
 __all__ = ["Corpus", "describe", "read_corpus", "record_data"]
@@ -139,8 +140,6 @@ def _base_of(settings: MemorizationStudy, texts: Sequence[str], groups: np.ndarr
     """The base's directory, and the numbers of the articles that it has not read."""
     if settings.base is not None:
         return open_checkpoint(settings.base).path, np.arange(len(texts))
-    from fuseforget.studies.memorization.base import BaseSettings, cached_base
-
     # The same halves for any seed of the study: the base is made once.
     names = np.unique(groups)
     read = generator(0, "pretraining").permutation(names)[: len(names) // 2]
