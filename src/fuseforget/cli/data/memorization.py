@@ -107,8 +107,9 @@ class _Tokenizer:
 
     @property
     def special(self) -> frozenset[int]:
-        """The tokens that encoding adds."""
-        return frozenset(self.tokenizer.all_special_ids) if self.masked else frozenset()
+        """The tokens that encoding adds; an unknown word's is none of them."""
+        found = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return frozenset(found) if self.masked else frozenset()
 
 
 def _read_tokenizer(source: str) -> _Tokenizer:
