@@ -222,13 +222,15 @@ def test_texts_that_differ_in_white_space_are_one():
 
 def test_what_is_left_out_is_counted():
     texts = documents(120)
-    data = make(texts)
+    data = make(texts, rows=25)
     short = {text for text in texts[:120] if len(text) < MIN_TOKENS}
     used = {number for numbers in data.documents.values() for number in numbers}
     assert len(short) > 0
     assert data.counts["duplicates"] == 5
-    assert data.counts["short"] == len(short)
-    assert data.counts["left_over"] == 120 - len(short) - len(used)
+    assert 0 < data.counts["short"] < len(short)  # of those that were looked at
+    assert data.counts["left_over"] == 120 - data.counts["short"] - len(used)
+    with pytest.raises(InputError, match=f"{120 - len(short)} texts: .*5 are repetitions and {len(short)} too short"):
+        make(texts, rows=2000)
     assert not {number for number in used if texts[number] in short or number >= 120}
     for part in data.parts.values():  # what a part's last document has beyond its last row
         whole = joined(encode([texts[number] for number in dict.fromkeys(n for row in part.documents for n in row)]))
@@ -453,12 +455,14 @@ def test_a_tokenizer_that_reads_across_the_seam_is_refused():
 
 
 def test_masked_models_read_canaries_with_special_tokens():
-    data = make_memorization(
-        documents(200), encode_masked, **{**SIZES, "block": None, "window": 60}, special={2, 3}, canaries=[CanaryPlan("B", 2)]
-    )
+    options = {**SIZES, "block": None, "window": 60, "special": {2, 3}, "canaries": [CanaryPlan("B", 2)]}
+    data = make_memorization(documents(200), encode_masked, **options)
     (canary,) = data.canaries
     assert data.parts["B"].ids.count((2, *encode([canary.text])[0], 3)) == 2
-    assert data.counts["short"] == len({text for text in documents(200) if len(text) < MIN_TOKENS})  # without special tokens
+    short = len({text for text in documents(200) if len(text) < MIN_TOKENS})  # without special tokens
+    assert short > 10
+    with pytest.raises(InputError, match=f"{200 - short} texts: .*5 are repetitions and {short} too short"):
+        make_memorization(documents(200), encode_masked, **{**options, "control": 200})
 
 
 # --- what cannot be made
@@ -644,7 +648,6 @@ def test_the_command_makes_what_it_says(corpus, command, tmp_path):
     assert {(c.part, c.repeats) for c in data.canaries} == {("A", 1), ("A", 2), ("shared", 1), ("shared", 2), ("none", 0)}
     assert data.counts == printed["counts"]
     assert data.counts["duplicates"] == 1
-    assert data.counts["short"] >= 1
     code, _, error = command(*options)
     assert (code, "--overwrite" in error) == (2, True)
     code, printed_lines, _ = command(*options, "--overwrite")

@@ -171,7 +171,7 @@ def _print_left_out(made: MemorizationData) -> None:
     nowhere = sum(canary.repeats == 0 for canary in made.canaries)
     lines = {
         "duplicates": "texts left out that are another one but for white space",
-        "short": "texts left out for having fewer than 5 tokens",
+        "short": "texts left out for having fewer than 5 tokens, of those that were needed",
         "cut": "rows that have the beginning of their article alone",
         "left_over": "documents in no part",
         "rest": "tokens left out of documents that a part's end cut",
