@@ -112,8 +112,8 @@ def test_near_copies_are_found_and_nothing_else(seed):
     assert jaccard(texts[0], texts[pairs]) == pytest.approx(40 / 50)  # at the threshold itself
     groups = near_duplicates(texts, seed=seed)
     assert groups.dtype == np.int64
-    # One of 1,000 pairs at the threshold may be missed: three of 150 by chance in one of 20,000 runs.
-    assert (groups[pairs : 2 * pairs] == np.arange(pairs)).sum() >= pairs - 2
+    # One of 20,000 pairs at the threshold is missed: two of 150 in one of 36,000 runs.
+    assert (groups[pairs : 2 * pairs] == np.arange(pairs)).sum() >= pairs - 1
     assert (groups[2 * pairs :] == np.arange(2 * pairs, 3 * pairs)).all()
     assert (groups[:pairs] == np.arange(pairs)).all()
     assert (near_duplicates(texts, seed=seed) == groups).all()

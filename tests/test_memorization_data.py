@@ -661,7 +661,8 @@ def test_the_command_makes_what_it_says(corpus, command, tmp_path):
 def test_the_command_for_a_masked_model_and_held_out_texts(command, tmp_path):
     out = tmp_path / "out"
     code, printed, error = command(
-        "--tokenizer", "bert", "-o", out, "--total", 14, "--no-near-duplicates", "--held-out", "held.txt"
+        "--tokenizer", "bert", "-o", out, "--total", 14, "--no-near-duplicates", "--held-out", "held.txt",
+        "--text", "article",
     )  # fmt: skip
     assert code == 0, error
     data = load_memorization(out)

@@ -66,7 +66,8 @@ def command(
     reads = _read_tokenizer(tokenizer)
     block = _block(reads, block, articles)
     texts = read_documents(source, split=split, text=text)
-    outside = None if held_out is None else read_documents(held_out, split="validation", text=text)
+    column = None if str(held_out).endswith(".txt") else text
+    outside = None if held_out is None else read_documents(held_out, split="validation", text=column)
     made = make_memorization(
         texts, reads.encode, models=models, rows=rows, total=total, shared=shared, control=control, validation=validation,
         block=block, window=reads.window, separator=reads.separator, special=reads.special, seed=seed, held_out=outside,
