@@ -107,13 +107,13 @@ def test_a_training_goes_on_after_a_full_disk(bert, tmp_path, small_disk):
 
 def test_a_training_that_ended_early_trains_no_epoch_more_when_it_is_called_again(bert, tmp_path, monkeypatch):
     start, monitor = bert("start"), labelled(30, seed=5)
-    trainer = sys.modules["fuseforget.train.trainer"]
+    resumable = sys.modules["fuseforget.train.resumable"]
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "atomic_directory", die)
+        patch.setattr(resumable, "atomic_directory", die)
         with pytest.raises(KeyboardInterrupt):
             fine_tune(start, labelled(100), tmp_path / "m", ALWAYS, monitor=monitor)
     (saved,) = (tmp_path / ".m.training").glob("checkpoint-*")

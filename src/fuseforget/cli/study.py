@@ -11,14 +11,17 @@ from fuseforget.cli.output import print_json, print_table, progress_lines
 
 __all__ = ["demo", "report", "study"]
 
-ENCODED = ("values", "predicted", "confidence")  # per example, in records
+ENCODED = ("values", "predicted", "confidence", "sums", "tokens", "scores", "greedy")  # per example, in records
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias or fisher")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias, memorization or fisher")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
-    data: Annotated[str | None, typer.Option(help="Labelled texts: a directory with train and validation, or a hub id.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled texts: a directory with train and validation, or a hub id; memorization: articles."),
+    ] = None,
     scale: Annotated[str | None, typer.Option(help="tiny, small (the default) or paper.")] = None,
     rule: Annotated[
         list[str] | None, typer.Option(help="shortcuts: one to train a specialist for; default: the scale's.")
@@ -33,8 +36,8 @@ def study(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; default: the "
-            "scale's. A finished run can be asked for more."
+            help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; "
+            "memorization: epochs, fixed, methods, alternatives; default: the scale's. A finished run can be asked for more."
         ),
     ] = None,
     methods: Annotated[bool, typer.Option("--methods", help="shortcuts: also fuse by every method that needs no data.")] = False,
@@ -51,6 +54,21 @@ def study(
     unit: Annotated[str | None, typer.Option(help="bias: the column that says which rows are one author's.")] = None,
     seeds: Annotated[int | None, typer.Option(help="bias: train all models so many times; default: the scale's.")] = None,
     as_published: Annotated[bool, typer.Option("--as-published", help="bias: the choices of the authors' code.")] = False,
+    text: Annotated[str | None, typer.Option(help="memorization: the column of the articles.")] = None,
+    split: Annotated[str | None, typer.Option(help="memorization: the split of the articles; default: train.")] = None,
+    pretrain: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="memorization without --base: what else its base is pretrained on.")
+    ] = None,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="memorization without --base: pretrain a masked model, not a decoder.")
+    ] = False,
+    models: Annotated[int | None, typer.Option(help="memorization: how many are trained.")] = None,
+    rows: Annotated[int | None, typer.Option(help="memorization: training rows a model, shared ones included.")] = None,
+    shared: Annotated[int | None, typer.Option(help="memorization: rows that all models are trained on.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="split-train-fuse", help="memorization: a recipe, against training on everything once.")
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="memorization: parts that the recipe splits the articles in.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -62,7 +80,8 @@ def study(
         name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
         parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
         attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
-        texts=texts, skip_damaged=skip_damaged, say=progress_lines(),
+        texts=texts, skip_damaged=skip_damaged, text=text, split=split, pretrain=tuple(pretrain) if pretrain else None,
+        masked=masked, models=models, rows=rows, shared=shared, recipe=recipe, shards=shards, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RESAMPLES", "resampled_sums", "swapped_sums"]
+__all__ = ["DRAWN_AT_ONCE", "RESAMPLES", "draw_units", "parts_of", "resampled_sums", "swapped_sums"]
 
 RESAMPLES = 10_000
 SEVERAL = 1_000  # kinds up to which how often each is drawn is itself drawn
@@ -32,9 +32,9 @@ def resampled_sums(contributions: Sums, *, seed: int = 0, resamples: int = RESAM
     # values of a few models make a handful of kinds, in place of thousands of examples.
     kinds, units = np.unique(contributions, axis=0, return_counts=True)
     if len(kinds) <= SEVERAL:
-        counts = (rng.multinomial(n, units / n, size=size) for size in _sizes(resamples, BLOCK // len(kinds)))
+        counts = (rng.multinomial(n, units / n, size=size) for size in parts_of(resamples, BLOCK // len(kinds)))
         return np.concatenate([block.astype(kinds.dtype) @ kinds for block in counts])
-    return np.concatenate([_draw_units(rng, n, size) @ contributions for size in _sizes(resamples, DRAWN_AT_ONCE // n)])
+    return np.concatenate([draw_units(rng, n, size) @ contributions for size in parts_of(resamples, DRAWN_AT_ONCE // n)])
 
 
 def swapped_sums(first: Sums, second: Sums, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Sums, Sums]:
@@ -54,7 +54,7 @@ def swapped_sums(first: Sums, second: Sums, *, seed: int = 0, resamples: int = R
     differ = np.any(kinds != 0, axis=1)
     kinds, units = kinds[differ], units[differ]
     rng = np.random.default_rng([seed, len(first), 1])
-    sizes = _sizes(resamples, DRAWN_AT_ONCE // max(1, len(units)))
+    sizes = parts_of(resamples, DRAWN_AT_ONCE // max(1, len(units)))
     moved = np.concatenate([_swapped(rng, units, size).astype(kinds.dtype) @ kinds for size in sizes])
     return first.sum(axis=0) - moved, second.sum(axis=0) + moved
 
@@ -67,14 +67,14 @@ def _swapped(rng: np.random.Generator, units: npt.NDArray[np.int64], size: int) 
     return np.unpackbits(bits, count=size * len(units)).reshape(size, len(units))
 
 
-def _draw_units(rng: np.random.Generator, n: int, size: int) -> npt.NDArray[np.float32]:
+def draw_units(rng: np.random.Generator, n: int, size: int) -> npt.NDArray[np.float32]:
     """How often each of n units is in each resample, size x n."""
     drawn = rng.integers(0, n, size=(size, n), dtype=np.uint16 if n <= 2**16 else np.uint32)
     places = drawn + np.arange(0, size * n, n)[:, None]
     return np.bincount(places.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
 
 
-def _sizes(total: int, most: int) -> Iterator[int]:
+def parts_of(total: int, most: int) -> Iterator[int]:
     """Parts of a total, each as large as may be."""
     most = max(1, most)
     for start in range(0, total, most):

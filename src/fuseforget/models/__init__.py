@@ -1,14 +1,27 @@
-"""The one room that touches transformers models: load, prepare, set weights in place, predict.
+"""The one room that touches transformers models: load, prepare, set weights in place, predict, score.
 
-Everything here is about sequence classifiers of any architecture that transformers knows.
+Sequence classifiers and language models, of any architecture that transformers knows.
 """
 
 from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, tokenise
+from fuseforget.models.candidates import candidate_log_probs
 from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
 from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
+from fuseforget.models.energies import Energies, energies
 from fuseforget.models.features import features, features_and_logits, has_bias, head_of
+from fuseforget.models.language import (
+    LanguageModel,
+    encode,
+    is_masked,
+    load_language_model,
+    max_positions,
+    padding_id,
+    save_language_model,
+)
+from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
 from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
+from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
 from fuseforget.models.weights import set_weights, weight_slots
 
@@ -16,28 +29,42 @@ __all__ = [
     "ERASER_NAME",
     "Batch",
     "Classifier",
+    "Energies",
+    "LanguageModel",
+    "Masks",
+    "TokenScores",
     "add_word_tokens",
     "autocast",
     "batch_tokens",
+    "candidate_log_probs",
     "compute_dtype",
     "debias",
     "describe_cut",
     "device",
+    "draw_masks",
+    "encode",
     "encode_batches",
+    "energies",
     "features",
     "features_and_logits",
     "has_bias",
     "head_of",
+    "is_masked",
     "label_names",
     "load_classifier",
+    "load_language_model",
+    "max_positions",
     "max_tokens",
+    "padding_id",
     "predict",
     "prepare_start",
     "quiet",
     "random_like",
     "save_classifier",
+    "save_language_model",
     "seeded",
     "set_weights",
+    "token_scores",
     "tokenise",
     "weight_slots",
     "with_eraser",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fuseforget.models.classifier import Classifier
+from fuseforget.models.pretrained import positions
 
-__all__ = ["Batch", "batch_tokens", "describe_cut", "encode_batches", "max_tokens", "tokenise"]
+__all__ = ["Batch", "batch_tokens", "by_length", "describe_cut", "encode_batches", "max_tokens", "padded", "tokenise"]
 
 TOKEN_BUDGET = 4096  # tokens in a prediction batch, padding included
 MAX_LENGTH = 512
@@ -42,13 +42,29 @@ def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget
 def batch_tokens(classifier: Classifier, ids: Sequence[list[int]], cut: set[int], *, token_budget: int) -> list[Batch]:
     """The same of texts that :func:`tokenise` has taken apart."""
     pad = classifier.tokenizer.pad_token_id
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    groups = by_length([len(one) for one in ids], token_budget)
+    return [Batch(np.asarray(g), *padded([ids[i] for i in g], pad), len(cut.intersection(g))) for g in groups]
+
+
+def by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Numbers of the rows that are read at once, shortest first: a batch holds at most so many tokens, padding included."""
     groups: list[list[int]] = [[]]
-    for i in order:  # ascending, so the newest is the longest of its batch
-        if groups[-1] and (len(groups[-1]) + 1) * len(ids[i]) > token_budget:
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):  # ascending, so the newest is the longest of its batch
+        if groups[-1] and (len(groups[-1]) + 1) * lengths[i] > token_budget:
             groups.append([])
         groups[-1].append(i)
-    return [_pad([ids[i] for i in group], group, pad, len(cut.intersection(group))) for group in groups if group]
+    return [group for group in groups if group]
+
+
+def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, filled up to the longest row, and the attention mask that hides what was filled up: rows x tokens."""
+    width = max(max(map(len, ids)), 1)
+    input_ids = torch.full((len(ids), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(ids), width), dtype=torch.long)
+    for i, sequence in enumerate(ids):
+        input_ids[i, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[i, : len(sequence)] = 1
+    return input_ids, mask
 
 
 def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[int]], set[int]]:
@@ -68,26 +84,9 @@ def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[in
 
 def max_tokens(classifier: Classifier) -> int:
     """How many tokens of a text the model reads."""
-    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), _positions(classifier.model.config))
+    return min(MAX_LENGTH, int(classifier.tokenizer.model_max_length), positions(classifier.model.config) or MAX_LENGTH)
 
 
 def describe_cut(cut: int, texts: int, limit: int) -> str:
     """What to say where texts were cut; nothing where none was."""
     return f"{cut} of {texts} texts cut to the {limit} tokens that the model reads" if cut else ""
-
-
-def _positions(config: Any) -> int:
-    limit = getattr(config, "max_position_embeddings", None) or MAX_LENGTH
-    # RoBERTa counts positions from past its padding token.
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    return int(limit) - offset
-
-
-def _pad(ids: Sequence[Sequence[int]], rows: Sequence[int], pad: int, cut: int) -> Batch:
-    width = max(max(map(len, ids)), 1)
-    input_ids = torch.full((len(ids), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(ids), width), dtype=torch.long)
-    for i, sequence in enumerate(ids):
-        input_ids[i, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-        mask[i, : len(sequence)] = 1
-    return Batch(np.asarray(rows), input_ids, mask, cut)

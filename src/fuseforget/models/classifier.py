@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
-from fuseforget.models.running import device, quiet, seeded
+from fuseforget.models.pretrained import read_pretrained, refuse_missing, write_pretrained
+from fuseforget.models.running import seeded
 
-__all__ = ["Classifier", "label_names", "load_classifier", "load_or_draw", "save_classifier", "some_names"]
+__all__ = ["Classifier", "label_names", "load_classifier", "load_or_draw", "save_classifier"]
 
 
 @dataclass(frozen=True)
@@ -36,25 +35,13 @@ def load_classifier(source: str | Path) -> Classifier:
     if not str(architectures[0]).endswith("ForSequenceClassification"):
         raise InputError(str(source), expected="a sequence classifier", found=str(architectures[0]))
     classifier, missing = load_or_draw(checkpoint, seed=0, labels=None)
-    if missing:
-        raise InputError(
-            str(source),
-            expected="all tensors of a sequence classifier",
-            found=f"no {some_names(missing)}",
-            action="Train it first: what is missing would be drawn at random.",
-        )
+    refuse_missing(str(source), missing, "a sequence classifier")
     return classifier
 
 
 def save_classifier(classifier: Classifier, directory: Path) -> None:
     """Save model and tokenizer as transformers does, in safetensors."""
-    with quiet():
-        classifier.model.save_pretrained(directory)
-        classifier.tokenizer.save_pretrained(directory)
-    # safetensors makes its files for their owner alone; whoever may read the directory may read the model.
-    for file in directory.iterdir():
-        if file.is_file():
-            file.chmod(directory.stat().st_mode & 0o666)
+    write_pretrained(classifier.model, classifier.tokenizer, directory)
 
 
 def label_names(model: Any) -> tuple[str, ...]:
@@ -72,34 +59,16 @@ def label_names(model: Any) -> tuple[str, ...]:
 
 def load_or_draw(checkpoint: Checkpoint, *, seed: int, labels: Sequence[str] | None) -> tuple[Classifier, list[str]]:
     """Return the classifier, and the names of its tensors that the checkpoint lacks: they are drawn from the seed."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     options: dict[str, Any] = {}
     if labels is not None:
         options = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    try:
-        with seeded(seed), quiet():
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                checkpoint.path, dtype=torch.float32, local_files_only=True, output_loading_info=True, **options
-            )
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True)
-    # A damaged config.json or tokenizer.json ends in whatever the libraries' code meets first, tokenizers' bare Exception too.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            checkpoint.source,
-            expected="a model and tokenizer that transformers can load",
-            found=f"{type(error).__name__}: {reason:.300}",
-        ) from error
+    with seeded(seed):
+        model, tokenizer, missing = read_pretrained(checkpoint, AutoModelForSequenceClassification, **options)
     if tokenizer.pad_token_id is None:  # decoders: the model finds the last token by the padding that follows it
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise InputError(checkpoint.source, expected="a padding or an end token", found="neither in its tokenizer")
     model.config.pad_token_id = tokenizer.pad_token_id
-    return Classifier(model.to(device()), tokenizer, checkpoint.source), sorted(loading["missing_keys"])
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest
+    return Classifier(model, tokenizer, checkpoint.source), missing

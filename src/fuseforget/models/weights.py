@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fuseforget.errors import InputError
-from fuseforget.models.classifier import some_names
+from fuseforget.models.pretrained import some_names
 
 __all__ = ["set_weights", "weight_slots"]
 

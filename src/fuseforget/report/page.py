@@ -23,6 +23,8 @@ from fuseforget.report.fisher import fisher_blocks, summarise_fisher
 from fuseforget.report.forecast import forecast_blocks
 from fuseforget.report.html import html_page, render_html
 from fuseforget.report.markdown import render_markdown
+from fuseforget.report.memorization import memorization_blocks, summarise_memorization
+from fuseforget.report.memorization_facts import MemorizationFacts
 from fuseforget.report.part_figures import draw_growth, draw_triangle
 from fuseforget.report.parts import triangle_table
 from fuseforget.report.repeat import NOTHING_GROWN, Grown, repeat_command
@@ -33,8 +35,13 @@ __all__ = ["summarise", "write_report"]
 
 Record = dict[str, Any]
 HTML, MARKDOWN = (".html", ".htm"), (".md",)
-SUMMARIES = {"study shortcuts": summarise_shortcuts, "study bias": summarise_bias, "study fisher": summarise_fisher}
-BLOCKS = {"study bias": bias_blocks, "study fisher": fisher_blocks}
+SUMMARIES = {
+    "study shortcuts": summarise_shortcuts,
+    "study bias": summarise_bias,
+    "study memorization": summarise_memorization,
+    "study fisher": summarise_fisher,
+}
+BLOCKS = {"study bias": bias_blocks, "study memorization": memorization_blocks, "study fisher": fisher_blocks}
 
 
 def write_report(runs: list[str | Path], out: str | Path) -> Path:
@@ -99,6 +106,8 @@ def _section(run: Path, description: Record, records: list[Record]) -> list[Bloc
 
 def _grown(description: Record, records: list[Record]) -> Grown:
     """What the run was asked for that its settings do not say."""
+    if description["command"] == "study memorization":
+        return Grown(tuple(MemorizationFacts(description, records).parts))
     if description["command"] != "study bias":
         return NOTHING_GROWN
     facts = BiasFacts(description, records)

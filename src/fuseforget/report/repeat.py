@@ -40,10 +40,14 @@ def _of_study(settings: Record, grown: Grown) -> list[str]:
     words = ["--scale", settings["scale"], "--seed", str(settings["seed"])]
     # Runs of earlier versions have no ratio of their own: all had the default.
     flags = {"base": "base", "data": "data", "names": "names", "unit": "unit", "sentences": "sentences", "rows": "sentences",
-             "ratio": "ratio"}  # fmt: skip
+             "ratio": "ratio", "text": "text"}  # fmt: skip
+    if "recipe" in settings:
+        flags |= {"rows": "rows", "split": "split"}
     for option, flag in flags.items():
         if settings.get(option) is not None:
             words += [f"--{flag}", str(settings[option])]
+    if "recipe" in settings:
+        words += _of_memorization(settings)
     for flag, values in (
         ("rule", settings.get("rules", ())),
         ("attribute", settings.get("attributes", ())),
@@ -54,6 +58,15 @@ def _of_study(settings: Record, grown: Grown) -> list[str]:
     if grown.seeds is not None:
         words += ["--seeds", str(grown.seeds)]
     return [*words, *(["--as-published"] if settings.get("as_published") else [])]
+
+
+def _of_memorization(settings: Record) -> list[str]:
+    """What a study of memorization has of its own."""
+    words = [word for file in settings["pretrain"] for word in ("--pretrain", file)]
+    words += ["--masked"] if settings["masked"] and settings["base"] is None else []
+    if settings["recipe"] is not None:
+        return [*words, "--recipe", settings["recipe"], "--shards", str(settings["models"])]
+    return [*words, "--models", str(settings["models"]), "--shared", str(settings["shared"])]
 
 
 def _of_probes(description: Record) -> list[str]:

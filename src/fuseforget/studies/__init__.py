@@ -11,7 +11,7 @@ from fuseforget.records import Record
 
 __all__ = ["STUDIES", "study"]
 
-STUDIES = ("shortcuts", "bias", "fisher")
+STUDIES = ("shortcuts", "bias", "memorization", "fisher")
 # The options that each study takes besides the seed, and what the command line calls them.
 OPTIONS = {
     "shortcuts": ("base", "data", "scale", "sentences", "ratio", "parts", "rules", "methods"),
@@ -29,6 +29,21 @@ OPTIONS = {
         "as_published",
         "texts",
         "skip_damaged",
+    ),
+    "memorization": (
+        "base",
+        "data",
+        "scale",
+        "parts",
+        "text",
+        "split",
+        "pretrain",
+        "masked",
+        "models",
+        "rows",
+        "shared",
+        "recipe",
+        "shards",
     ),
     "fisher": ("source",),
 }
@@ -63,16 +78,27 @@ def study(
     as_published: bool = False,
     texts: str | Path | None = None,
     skip_damaged: bool = False,
+    text: str | None = None,
+    split: str | None = None,
+    pretrain: tuple[str, ...] | None = None,
+    masked: bool = False,
+    models: int | None = None,
+    rows: int | None = None,
+    shared: int | None = None,
+    recipe: str | None = None,
+    shards: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
 
     Args:
-        name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5) or ``fisher`` (appendix D).
+        name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5), ``memorization`` (section 6) or ``fisher``
+            (appendix D).
         out: the run's directory.
-        base: the pretrained model; the tiny scale makes its own.
+        base: the pretrained model; the tiny scale makes its own, and so does memorization at the small scale.
         data: labelled texts with a training and a validation split; the tiny scale makes its own. Of bias: with columns of
-            the protected attributes, or a corpus in PAN16's format, or any texts, which ``names`` then sign.
+            the protected attributes, or a corpus in PAN16's format, or any texts, which ``names`` then sign. Of memorization:
+            articles (:func:`fuseforget.data.read_documents`).
         scale: ``tiny`` (the demo), ``small`` (a few thousand texts; the default) or ``paper`` (all texts, the paper's settings).
         rules: of shortcuts: which; default: the scale's.
         sentences: how many training texts (of bias: a model); default: the scale's, or all where there are fewer.
@@ -82,7 +108,8 @@ def study(
         source: of fisher: the finished shortcut study whose specialists are compared; it takes base, data, scale and rules
             from there.
         parts: what to do besides; default: the scale's. Of shortcuts: ``pairs``, ``shared``, ``triangle``, ``growth``,
-            ``forecast``, ``methods``; of bias: ``baselines``, ``ratios``, ``triangle``. A run may be asked for more later.
+            ``forecast``, ``methods``; of bias: ``baselines``, ``ratios``, ``triangle``; of memorization: ``epochs``, ``fixed``,
+            ``methods``, ``alternatives``. A run may be asked for more later.
         methods: of shortcuts: add the part ``methods``: the specialists fused by every method that needs no data.
         names: of bias: a table of first names (name, sex, decade, births) that sign the texts.
         attributes: of bias: the protected attributes; default: gender and age (and frequency, a third one of signatures).
@@ -91,6 +118,14 @@ def study(
         as_published: of bias: the choices of the authors' released code (:class:`fuseforget.studies.bias.BiasStudy`).
         texts, skip_damaged: of bias, of a corpus in PAN16's format: a table of the tweets' texts by id, and whether to go on
             without authors that are missing or damaged.
+        text, split: of memorization: the column of the articles, and the split that is read (train).
+        pretrain: of memorization without a base: further files that its own base is pretrained on.
+        masked: of memorization without a base: whether its own is a masked language model.
+        models, rows, shared: of memorization: how many models, the rows that each is trained on, and how many of these are all
+            models'.
+        recipe: of memorization: ``split-train-fuse``: all articles split among models that are then fused, against training on
+            everything once.
+        shards: of the recipe: how many models.
 
     Raises:
         InputError: an unknown study, or options that it does not take or cannot use.
@@ -101,6 +136,8 @@ def study(
         "base": base, "data": data, "scale": scale, "sentences": sentences, "ratio": ratio, "parts": parts, "rules": rules,
         "methods": methods or None, "names": names, "attributes": attributes, "unit": unit, "seeds": seeds,
         "as_published": as_published or None, "texts": texts, "skip_damaged": skip_damaged or None, "source": source,
+        "text": text, "split": split, "pretrain": pretrain, "masked": masked or None, "models": models, "rows": rows,
+        "shared": shared, "recipe": recipe, "shards": shards,
     }  # fmt: skip
     given = {option: value for option, value in options.items() if value is not None}
     _refuse_foreign(name, given)
@@ -116,6 +153,20 @@ def study(
             seed=seed, seeds=seeds, parts=parts, as_published=as_published, texts=texts, skip_damaged=skip_damaged,
         )  # fmt: skip
         return bias.run_bias_study(chosen, Path(out), say=say)
+    if name == "memorization":
+        from fuseforget.studies import memorization
+
+        if base is not None:
+            if masked:
+                raise InputError("--masked", expected="no --base beside it: a base is what it is", found=str(base))
+            from fuseforget.models import is_masked
+
+            masked = is_masked(base)
+        asked = memorization.settings_for(
+            scale or "small", data=data, base=base, masked=masked, pretrain=pretrain or (), text=text, split=split, models=models,
+            rows=rows, shared=shared, recipe=recipe, shards=shards, parts=parts, seed=seed,
+        )  # fmt: skip
+        return memorization.run_memorization_study(asked, Path(out), say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
     from fuseforget.studies.shortcuts.settings import RATIO
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from fuseforget.checkpoint import MANIFEST_NAME
-from fuseforget.data import Examples
+from fuseforget.data import Examples, Rows
 from fuseforget.records import Record, Run
 from fuseforget.train import TrainSettings
+from fuseforget.train.language import Watch, fine_tune_language
 from fuseforget.train.trainer import fine_tune
 
-__all__ = ["combine", "result_of", "train_one"]
+__all__ = ["combine", "record_training", "result_of", "train_language_one", "train_one"]
 
 Say = Callable[[str], None]
 
@@ -23,9 +25,24 @@ def train_one(
     model = run.path / "models" / name
     if not model.is_dir():
         fine_tune(run.path / "models" / start, examples, model, settings, monitor=monitor, say=say)
+    record_training(run, name, len(examples))
+
+
+def train_language_one(
+    run: Run, name: str, rows: Rows, settings: TrainSettings, say: Say, *, start: Path, watch: Watch | None = None
+) -> None:
+    """Fine-tune a language model on rows into the run's model ``name``, unless the run has it, and record how that went."""
+    model = run.path / "models" / name
+    if not model.is_dir():
+        fine_tune_language(start, rows.ids, model, settings, watch=watch, say=say)
+    record_training(run, name, len(rows))
+
+
+def record_training(run: Run, name: str, examples: int) -> None:
+    """Record what a trained model's manifest says of its training, unless that is recorded."""
     if run.find("training", name=name) is None:
-        made = json.loads((model / MANIFEST_NAME).read_text(encoding="utf-8"))
-        run.add("training", name=name, examples=len(examples), settings=made["settings"], **made["result"])
+        made = json.loads((run.path / "models" / name / MANIFEST_NAME).read_text(encoding="utf-8"))
+        run.add("training", name=name, examples=examples, settings=made["settings"], **made["result"])
 
 
 def result_of(run: Run, name: str) -> Record:

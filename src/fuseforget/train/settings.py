@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fuseforget.errors import InputError, require_seed
 
-__all__ = ["TrainResult", "TrainSettings"]
+__all__ = ["PrivacySettings", "PrivateResult", "TrainResult", "TrainSettings"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrainResult:
     Attributes:
         epochs, steps: how long it went on.
         seconds: the time of its epochs, summed over the processes that ran them where it was interrupted.
-        losses: the mean training loss of each epoch (nats an example).
+        losses: the mean training loss of each epoch (nats an example; a predicted token where a language model is trained).
         monitored: the accuracy on the monitored examples after each epoch; empty without any.
         precision: what it computed in.
         cut: how many texts were longer than the model can read, and cut.
@@ -65,3 +65,52 @@ class TrainResult:
     monitored: list[float]
     precision: str
     cut: int = 0
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """How private a training is to be: one of ``epsilon`` and ``noise_multiplier`` is given.
+
+    Attributes:
+        epsilon: the budget of the whole training; the noise is found from it.
+        noise_multiplier: the noise's standard deviation over ``max_grad_norm``.
+        delta: the probability with which the promise may fail; default: one over the number of rows.
+        max_grad_norm: a row's gradient is scaled down to this length.
+    """
+
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float | None = None
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            found = "neither" if self.epsilon is None else "both"
+            raise InputError("privacy", expected="either an epsilon or a noise multiplier", found=found)
+        if self.epsilon is not None and not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise InputError("epsilon", expected="a positive number", found=str(self.epsilon))
+        if self.noise_multiplier is not None and not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
+            raise InputError("noise multiplier", expected="0 or more", found=str(self.noise_multiplier))
+        if self.delta is not None and not 0 < self.delta < 1:
+            raise InputError("delta", expected="between 0 and 1", found=str(self.delta))
+        if not (math.isfinite(self.max_grad_norm) and self.max_grad_norm > 0):
+            raise InputError("max_grad_norm", expected="a positive number", found=str(self.max_grad_norm))
+
+
+@dataclass(frozen=True)
+class PrivateResult:
+    """What a private training did and promises.
+
+    Attributes:
+        train: what it did. Its losses are means over the rows themselves: the promise does not cover them.
+        epsilon, delta: the training is (epsilon, delta)-differentially private; epsilon is infinite without noise.
+        noise_multiplier: see :class:`PrivacySettings`.
+        unit: what the promise is about: whether one row (a block of packed text, or an article) was in the data. A document
+            that two rows have parts of is covered by the promise for two rows, which is weaker.
+    """
+
+    train: TrainResult
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    unit: str = "row"

@@ -1,0 +1,198 @@
+"""The articles of a study of memorization, and its base: who reads what, as rows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fuseforget.checkpoint import atomic_directory, file_sha256, open_checkpoint
+from fuseforget.data import (
+    CanaryPlan,
+    MemorizationData,
+    Rows,
+    join_rows,
+    make_memorization,
+    model_names,
+    near_duplicates,
+    read_documents,
+    save_memorization,
+    spread_canaries,
+)
+from fuseforget.data.common import generator
+from fuseforget.errors import InputError
+from fuseforget.models import LanguageModel, encode, load_language_model, max_positions
+from fuseforget.records import Record, Run
+from fuseforget.studies.memorization.base import BaseSettings, cached_base
+from fuseforget.studies.memorization.settings import MemorizationStudy
+
+__all__ = ["Corpus", "describe", "read_corpus", "record_data"]
+
+SHARED, CONTROL, VALIDATION, REST = "shared", "control", "validation", "rest"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The study's rows, and the base that reads them.
+
+    Attributes:
+        settings: the study's, with the number of rows that a recipe takes.
+        base: the pretrained model's directory.
+        made: the articles in small parts (:attr:`MemorizationStudy.atom`), of which all training sets are put together.
+        special: the base's special tokens.
+        longest: how many tokens of a row the base reads.
+    """
+
+    settings: MemorizationStudy
+    base: Path
+    made: MemorizationData
+    special: tuple[int, ...]
+    longest: int
+
+    @cached_property
+    def sets(self) -> dict[str, Rows]:
+        """What models are asked about: each model's own rows, the shared, the control's and the validation's.
+
+        ``rest`` are rows that models have only where the total is fixed.
+        """
+        settings, parts = self.settings, self.made.parts
+        own = {name: join_rows([parts[atom] for atom in self.own(name)]) for name in settings.names}
+        left = self.atoms[settings.models * self._each :]
+        rest = {REST: join_rows([parts[atom] for atom in left])} if left else {}
+        common = {name: parts[name] for name in (SHARED, CONTROL, VALIDATION) if len(parts[name])}
+        return {**own, **rest, **common}
+
+    @property
+    def atoms(self) -> tuple[str, ...]:
+        """The names of the small parts."""
+        return self.made.models
+
+    def own(self, name: str) -> tuple[str, ...]:
+        """The small parts that one model alone has."""
+        place = self.settings.names.index(name) * self._each
+        return self.atoms[place : place + self._each]
+
+    def of_fixed(self, number: int) -> list[tuple[str, ...]]:
+        """The small parts of each of so many models where the total is fixed."""
+        each = (self.settings.total - self.settings.shared) // number // self.settings.atom
+        return [self.atoms[i * each : (i + 1) * each] for i in range(number)]
+
+    def trained_on(self, names: Sequence[str]) -> Rows:
+        """What a model reads that has the rows of these: their own and the shared ones."""
+        return self.made.trained_on(*(atom for name in names for atom in self.own(name)))
+
+    @property
+    def _each(self) -> int:
+        return self.settings.own // self.settings.atom
+
+
+def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
+    """Read the articles, pretrain or open the base, and divide the articles.
+
+    Articles that are near-duplicates of each other go the same way: to pretraining or to the study, and there to one part.
+
+    Raises:
+        InputError: no such data or base, or articles too few for the study.
+    """
+    texts = read_documents(settings.data, split=settings.split, text=settings.text)
+    groups = near_duplicates(texts, seed=settings.seed) if settings.near_duplicates else np.arange(len(texts))
+    base, private = _base_of(settings, texts, groups, say)
+    lm = load_language_model(base)
+    _require_kind(settings, lm)
+    articles, special = [texts[i] for i in private], _special(lm)
+    window = min(settings.block, max_positions(lm))
+    if settings.recipe and not settings.rows:
+        settings = replace(settings, rows=_rows_there_are(settings, lm, articles, window))
+    made = make_memorization(
+        articles, lambda some: encode(lm, some), models=settings.atoms, rows=settings.shared + settings.atom,
+        shared=settings.shared, control=settings.control, validation=settings.validation, separator=_separator(lm),
+        block=None if lm.masked else window, window=window if lm.masked else None, seed=settings.seed,
+        groups=groups[private], canaries=_canaries(settings), special=special, tokenizer=_tokenizer_sha256(base),
+    )  # fmt: skip
+    return Corpus(settings, base, made, special, window)
+
+
+def describe(corpus: Corpus) -> Record:
+    """What makes the study the same when it is resumed; the parts asked for do not."""
+    settings = {key: value for key, value in asdict(corpus.settings).items() if key != "parts"}
+    files = open_checkpoint(corpus.base).files
+    return {**settings, "base_sha256": [file_sha256(file) for file in files], "rows_sha256": corpus.made.sha256}
+
+
+def record_data(run: Run, corpus: Corpus) -> None:
+    """Keep the rows in the run, and record how many there are of each set and what was left out."""
+    directory = run.path / "data"
+    if not directory.is_dir():
+        with atomic_directory(directory) as partial:
+            save_memorization(corpus.made, partial)
+    if run.find("data") is None:
+        sets = {name: {"rows": len(rows), "tokens": rows.tokens} for name, rows in corpus.sets.items()}
+        own = {atom: name for name in corpus.settings.names for atom in corpus.own(name)}
+        canaries = [{"text": c.text, "repeats": c.repeats, "part": own.get(c.part, c.part)} for c in corpus.made.canaries]
+        run.add("data", sets=sets, counts=dict(corpus.made.counts), canaries=canaries, longest=corpus.longest)
+
+
+def _base_of(settings: MemorizationStudy, texts: Sequence[str], groups: np.ndarray, say: Say) -> tuple[Path, np.ndarray]:
+    """The base's directory, and the numbers of the articles that it has not read."""
+    if settings.base is not None:
+        return open_checkpoint(settings.base).path, np.arange(len(texts))
+    # The same halves for any seed of the study: the base is made once.
+    names = np.unique(groups)
+    read = generator(0, "pretraining").permutation(names)[: len(names) // 2]
+    known = np.isin(groups, read)
+    more = [text for file in settings.pretrain for text in read_documents(file)]
+    pretraining = [*(texts[i] for i in np.flatnonzero(known).tolist()), *more]
+    return cached_base(pretraining, BaseSettings(masked=settings.masked, block=settings.block), say=say), np.flatnonzero(~known)
+
+
+def _canaries(settings: MemorizationStudy) -> tuple[CanaryPlan, ...]:
+    """Canaries in single models' rows, in the shared ones, and nowhere; none of masked models, which exposure is not for."""
+    if settings.masked or not settings.canaries:
+        return ()
+    each = settings.own // settings.atom
+    first = model_names(settings.atoms)[::each][: settings.models]
+    return spread_canaries(settings.canaries, settings.repeats, first, shared=settings.shared > 0)
+
+
+def _rows_there_are(settings: MemorizationStudy, lm: LanguageModel, articles: Sequence[str], window: int) -> int:
+    """How many rows each model of a recipe can have, beside the control's and the validation's.
+
+    Each part may lose what is left of its last article.
+    """
+    lengths = [len(ids) for ids in encode(lm, list(dict.fromkeys(articles)))]
+    parts = settings.models + 2
+    lost = parts * (1 if lm.masked else 1 + -(-max(lengths) // window))
+    have = (len(lengths) if lm.masked else (sum(lengths) + len(lengths)) // window) - lost
+    rows = (have - settings.control - settings.validation) // settings.models
+    if rows < 1:
+        needed = settings.control + settings.validation + settings.models
+        raise InputError(f"{len(articles)} articles", expected=f"more than {needed} rows", found=f"{have}")
+    return rows
+
+
+def _require_kind(settings: MemorizationStudy, lm: LanguageModel) -> None:
+    if lm.masked != settings.masked:
+        kinds = {True: "a masked language model", False: "a decoder"}
+        raise InputError(lm.source, expected=kinds[settings.masked], found=kinds[lm.masked])
+
+
+def _special(lm: LanguageModel) -> tuple[int, ...]:
+    return tuple(sorted(set(lm.tokenizer.all_special_ids)))
+
+
+def _separator(lm: LanguageModel) -> int:
+    """The token between two packed articles."""
+    known = (lm.tokenizer.eos_token_id, lm.tokenizer.sep_token_id, lm.tokenizer.bos_token_id)
+    found = next((one for one in known if one is not None), None)
+    if found is None:
+        raise InputError(lm.source, expected="a token that ends texts (eos, sep or bos)", found="none in its tokenizer")
+    return int(found)
+
+
+def _tokenizer_sha256(base: Path) -> str:
+    file = base / "tokenizer.json"
+    return file_sha256(file) if file.is_file() else ""

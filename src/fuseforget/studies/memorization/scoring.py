@@ -1,0 +1,81 @@
+"""Energies of the study's models on its sets of rows, each computed once and kept in the run's records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fuseforget.data import Rows
+from fuseforget.models import Energies, LanguageModel, Masks, draw_masks, energies
+from fuseforget.records import Run, decode_values, encode_values
+
+__all__ = ["REFERENCE", "Scorer", "energies_of", "join_energies"]
+
+REFERENCE = "base"  # what runs call the pretrained model, against which all others are compared
+Say = Callable[[str], None]
+Open = Callable[[], LanguageModel]
+
+
+class Scorer:
+    """Computes the energies that a run lacks.
+
+    Args:
+        sets: rows by the name of their set.
+        special: tokens that are no text: they are never masked.
+        masked: whether the models are masked language models; all of them see the same masks, drawn from ``seed``.
+    """
+
+    def __init__(self, run: Run, sets: Mapping[str, Rows], *, special: Sequence[int], masked: bool, seed: int, say: Say) -> None:
+        self.run, self.sets, self.say = run, sets, say
+        self._special, self._masked, self._seed = frozenset(special), masked, seed
+        self._masks: dict[str, Masks] = {}
+
+    def lacks(self, sets: Sequence[str], **where: Any) -> list[str]:
+        """The sets whose energies the run does not have for a model (and an epoch)."""
+        return [name for name in sets if self.run.find("energies", set=name, **where) is None]
+
+    def score(self, load: Open, sets: Sequence[str], **where: Any) -> None:
+        """Record a model's energies on the sets that it was not asked about; it is loaded only if there are any.
+
+        Args:
+            load: gives the model.
+            where: what the records call the model: ``model``, and what else tells it from others (an epoch).
+        """
+        lacking = self.lacks(sets, **where)
+        if not lacking:
+            return
+        lm = load()
+        for name in lacking:
+            found = energies(lm, self.sets[name].ids, masks=self.masks(name))
+            if self.run.find("tokens", set=name) is None:
+                self.run.add("tokens", set=name, tokens=encode_values(found.tokens.astype(np.float64)))
+            self.run.add("energies", set=name, **where, sums=encode_values(found.sums))
+        label = ", ".join(str(value) if key == "model" else f"{key} {value}" for key, value in where.items())
+        self.say(f"{label}: energies on {', '.join(lacking)}")
+
+    def masks(self, name: str) -> Masks | None:
+        """The masks of a set's rows; none for decoders."""
+        if not self._masked:
+            return None
+        if name not in self._masks:
+            self._masks[name] = draw_masks(self.sets[name].ids, special=self._special, seed=self._seed)
+        return self._masks[name]
+
+
+def energies_of(run: Run, set_name: str, **where: Any) -> Energies:
+    """Recorded energies of a model on a set.
+
+    Raises:
+        RuntimeError: they were not recorded.
+    """
+    record, counted = run.find("energies", set=set_name, **where), run.find("tokens", set=set_name)
+    if record is None or counted is None:
+        raise RuntimeError(f"no energies of {where} on {set_name}")
+    return Energies(decode_values(record["sums"]), decode_values(counted["tokens"]).astype(np.int64))
+
+
+def join_energies(parts: Sequence[Energies]) -> Energies:
+    """The energies of several sets' rows, one set after the other."""
+    return Energies(np.concatenate([p.sums for p in parts]), np.concatenate([p.tokens for p in parts]))

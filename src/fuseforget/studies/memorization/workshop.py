@@ -1,0 +1,89 @@
+"""What every step of a study of memorization does: train a model, fuse some, ask them; each once for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fuseforget.data import Rows
+from fuseforget.models import LanguageModel, load_language_model
+from fuseforget.records import Run
+from fuseforget.studies.memorization.data import REST, SHARED, VALIDATION, Corpus
+from fuseforget.studies.memorization.models import at_epoch, fuse_into, fused_for_a_while, model_path, train
+from fuseforget.studies.memorization.scoring import REFERENCE, Scorer
+
+__all__ = ["Workshop"]
+
+FEW = 3  # models of the tables that the paper has of three
+Say = Callable[[str], None]
+
+
+class Workshop:
+    """A run with its corpus: trains, fuses and asks, and leaves alone what the run has."""
+
+    def __init__(self, run: Run, corpus: Corpus, say: Say) -> None:
+        self.run, self.corpus, self.say = run, corpus, say
+        self.settings = corpus.settings
+        self.scorer = Scorer(
+            run, corpus.sets, special=corpus.special, masked=corpus.settings.masked, seed=corpus.settings.seed, say=say
+        )
+
+    @property
+    def few(self) -> tuple[str, ...]:
+        """The models that parts beside the main one are about: the first three."""
+        return self.settings.names[:FEW]
+
+    @property
+    def few_sets(self) -> tuple[str, ...]:
+        """What these are asked about."""
+        return (*self.few, SHARED, VALIDATION)
+
+    @property
+    def fixed_sets(self) -> tuple[str, ...]:
+        """What models are asked about that divide a fixed total."""
+        count = (self.settings.total - self.settings.shared) // self.settings.own
+        rest = (REST,) if REST in self.corpus.sets else ()
+        return (*self.settings.names[:count], *rest, SHARED, VALIDATION)
+
+    @property
+    def watched_sets(self) -> tuple[str, ...]:
+        """What a model is asked about after every epoch of its training."""
+        return (self.few[0], SHARED, VALIDATION)
+
+    def model(self, name: str) -> LanguageModel:
+        """A model of the run, or the base."""
+        return load_language_model(self.corpus.base if name == REFERENCE else model_path(self.run, name))
+
+    def ask_base(self) -> None:
+        """The reference's energies on all rows, once for all models."""
+        self.ask(REFERENCE)
+
+    def ask(self, name: str, sets: Sequence[str] | None = None) -> None:
+        """Record a model's energies on sets (all of them, where none are named)."""
+        self.scorer.score(partial(self.model, name), list(sets or self.corpus.sets), model=name)
+
+    def train(self, name: str, rows: Rows, **options: Any) -> None:
+        """Fine-tune the base on rows; options as of :func:`fuseforget.studies.memorization.models.train`."""
+        train(self.run, self.settings, self.corpus.base, name, rows, self.say, **options)
+
+    def fuse(self, parents: Sequence[str], name: str) -> None:
+        fuse_into(self.run, parents, name)
+
+    def ask_fused(self, parents: Sequence[str], name: str, sets: Sequence[str], method: str = "average", **options: Any) -> None:
+        """Record the energies of a fused model that is not kept."""
+        if self.scorer.lacks(sets, model=name):
+            with fused_for_a_while(self.run, parents, method, options) as path:
+                self.scorer.score(partial(load_language_model, path), sets, model=name)
+
+    def watch(self, name: str) -> Callable[[int, LanguageModel], None]:
+        """What records a model's energies after every epoch of its training."""
+
+        def look(epoch: int, lm: LanguageModel) -> None:
+            self.scorer.score(lambda: lm, self.watched_sets, model=at_epoch(name, epoch))
+
+        return look
+
+    def path(self, name: str) -> Path:
+        return model_path(self.run, name)
