@@ -22,7 +22,8 @@ def near_duplicates(
 
     Two texts are when the sets of their runs of ``words`` words (lower case, without punctuation) have a Jaccard similarity of
     ``threshold`` or more. Pairs to compare are found by MinHash and locality-sensitive hashing (Broder 1997; datasketch), so
-    that one in 1,000 pairs at the threshold may be missed, and fewer above it; what is found is compared exactly.
+    that of the pairs at the threshold at most one in 1,000 is missed (one in 20,000 as it stands), and fewer above it; what is
+    found is compared exactly.
 
     Args:
         texts: n texts. One with fewer words is compared as a whole.

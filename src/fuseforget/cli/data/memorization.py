@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +65,8 @@ def command(
     reads = _read_tokenizer(tokenizer)
     block = _block(reads, block, articles)
     texts = read_documents(source, split=split, text=text)
-    outside = None if held_out is None else read_documents(held_out, split="validation", text=text)
+    column = None if str(held_out).endswith(".txt") else text
+    outside = None if held_out is None else read_documents(held_out, split="validation", text=column)
     made = make_memorization(
         texts, reads.encode, models=models, rows=rows, total=total, shared=shared, control=control, validation=validation,
         block=block, window=reads.window, separator=reads.separator, special=reads.special, seed=seed, held_out=outside,
@@ -88,7 +88,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """What dividing a corpus needs of a model's tokenizer."""
+    """What dividing a corpus needs of a model's tokenizer; none of its weights is read."""
 
     tokenizer: Any
     masked: bool
@@ -107,12 +107,15 @@ class _Tokenizer:
 
     @property
     def special(self) -> frozenset[int]:
-        """The tokens that encoding adds."""
-        return frozenset(self.tokenizer.all_special_ids) if self.masked else frozenset()
+        """The tokens that encoding adds; an unknown word's is none of them."""
+        found = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return frozenset(found) if self.masked else frozenset()
 
 
 def _read_tokenizer(source: str) -> _Tokenizer:
     from transformers import AutoTokenizer
+
+    from fuseforget.checkpoint import file_sha256
 
     path = Path(source).expanduser()
     if not path.is_dir():
@@ -128,14 +131,9 @@ def _read_tokenizer(source: str) -> _Tokenizer:
     masked = architecture.endswith("ForMaskedLM") if architecture else tokenizer.mask_token_id is not None
     known = (tokenizer.model_max_length, config.get("max_position_embeddings"), config.get("n_positions"))
     window = min((int(length) for length in known if length), default=0)
-    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, _digest(tokenizer))
-
-
-def _digest(tokenizer: Any) -> str:
-    """What a tokenizer makes of texts, as a digest; how it pads and cuts is left out."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
-    content = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    file = path / "tokenizer.json"
+    digest = file_sha256(file) if file.is_file() else ""
+    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, digest)
 
 
 def _block(reads: _Tokenizer, block: int | None, articles: bool) -> int | None:
@@ -170,7 +168,7 @@ def _print_left_out(made: MemorizationData) -> None:
     nowhere = sum(canary.repeats == 0 for canary in made.canaries)
     lines = {
         "duplicates": "texts left out that are another one but for white space",
-        "short": "texts left out for having fewer than 5 tokens",
+        "short": "texts left out for having fewer than 5 tokens, of those that were needed",
         "cut": "rows that have the beginning of their article alone",
         "left_over": "documents in no part",
         "rest": "tokens left out of documents that a part's end cut",
