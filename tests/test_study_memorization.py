@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fuseforget.records import read_records
-from fuseforget.report import write_report
-from fuseforget.studies.memorization import MemorizationStudy, run_memorization_study, settings_for
+from fuseforget.studies.memorization import MemorizationStudy, settings_for
 from fuseforget.studies.memorization.base import BaseSettings, pretrain_base
 from fuseforget.train import TrainSettings
 
-WORDS = "river stone light market winter paper engine garden signal harbor copper window bridge letter forest number ticket".split()
+WORDS = "river stone light market winter paper engine garden signal harbor copper window bridge letter forest ticket".split()  # noqa: SIM905
 TINY_BASE = BaseSettings(vocabulary=400, layers=2, width=64, heads=2, block=64, epochs=2, learning_rate=3e-3, batch=8)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -88,21 +90,22 @@ def long_enough(ids: Sequence[int], special: Collection[int] = ()) -> bool:
 
 
 def deal_inserts(inserts: Sequence[Insert], rows: int, block: int, rng: np.random.Generator) -> list[tuple[Insert, ...]]:
-    """Which inserts each row gets: rows are drawn without replacement, and drawn anew when all have as many.
+    """Which inserts each row gets: few rows carry them all, so that the others are text alone.
 
-    Repetitions that follow each other are so in different rows, as long as there are rows.
+    Repetitions that follow each other are in different rows, as long as there are rows; a carrier is at most two thirds
+    canaries, as long as there are rows.
 
     Raises:
         InputError: some row cannot hold what it gets.
     """
-    dealt: list[list[Insert]] = [[] for _ in range(rows)]
-    order: list[int] = []
-    for insert in inserts:
-        order = order or rng.permutation(rows).tolist()
-        if not order:
+    repeats = max(Counter(insert.number for insert in inserts).values(), default=0)
+    filled = -(-3 * sum(insert.room for insert in inserts) // (2 * block))
+    order = rng.permutation(rows).tolist()
+    dealt, most = _deal(inserts, order[: max(repeats, filled)], rows)
+    for carriers in range(max(repeats, filled) + 1, rows + 1):  # long ones may leave room that no other fits in
+        if most <= block:
             break
-        dealt[order.pop()].append(insert)
-    most = max((sum(insert.room for insert in row) for row in dealt), default=0)
+        dealt, most = _deal(inserts, order[:carriers], rows)
     if most > block or (inserts and not rows):
         raise InputError(
             f"{len(inserts)} canaries in {rows} rows",
@@ -111,6 +114,14 @@ def deal_inserts(inserts: Sequence[Insert], rows: int, block: int, rng: np.rando
             action="Take fewer canaries or repetitions, more rows or longer blocks.",
         )
     return [tuple(row) for row in dealt]
+
+
+def _deal(inserts: Sequence[Insert], carriers: Sequence[int], rows: int) -> tuple[list[list[Insert]], int]:
+    """The inserts of each row, dealt over some rows in turn, and how many tokens the fullest has of them."""
+    dealt: list[list[Insert]] = [[] for _ in range(rows)]
+    for carrier, insert in zip(itertools.cycle(carriers), inserts, strict=False):
+        dealt[carrier].append(insert)
+    return dealt, max((sum(insert.room for insert in row) for row in dealt), default=0)
 
 
 def rooms(dealt: Sequence[Sequence[Insert]], block: int) -> list[int]:

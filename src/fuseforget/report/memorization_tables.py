@@ -185,7 +185,8 @@ def data_table(facts: MemorizationFacts) -> Table:
     assert data is not None
     rows = [[name, str(found["rows"]), str(found["tokens"])] for name, found in data["sets"].items()]
     counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in data["counts"].items())
-    note = f"No article, and no near-duplicate of one, is in two sets. Left out: {counts}. Canaries: {len(data['canaries'])}."
+    note = f"No article, and no near-duplicate of one, is in two sets. Left out: {counts}. Canaries: "
+    note += f"{len(data['canaries'])}, in {data['carriers']} more rows, which models are trained on and not asked about."
     return Table("The rows", ["set", "rows", "tokens"], rows, note)
 
 

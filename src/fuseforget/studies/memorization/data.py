@@ -57,6 +57,7 @@ class Corpus:
     def sets(self) -> dict[str, Rows]:
         """What models are asked about: each model's own rows, the shared, the control's and the validation's.
 
+        Without the rows that carry canaries: no control has any, and what tells members from it must not be canaries.
         ``rest`` are rows that models have only where the total is fixed.
         """
         settings, parts = self.settings, self.made.parts
@@ -64,7 +65,7 @@ class Corpus:
         left = self.atoms[settings.models * self._each :]
         rest = {REST: join_rows([parts[atom] for atom in left])} if left else {}
         common = {name: parts[name] for name in (SHARED, CONTROL, VALIDATION) if len(parts[name])}
-        return {**own, **rest, **common}
+        return {name: _without_canaries(rows) for name, rows in {**own, **rest, **common}.items()}
 
     @property
     def atoms(self) -> tuple[str, ...]:
@@ -131,9 +132,10 @@ def record_data(run: Run, corpus: Corpus) -> None:
             save_memorization(corpus.made, partial)
     if run.find("data") is None:
         sets = {name: {"rows": len(rows), "tokens": rows.tokens} for name, rows in corpus.sets.items()}
+        carriers = sum(min(own) < 0 for part in corpus.made.parts.values() for own in part.documents)
         own = {atom: name for name in corpus.settings.names for atom in corpus.own(name)}
         canaries = [{"text": c.text, "repeats": c.repeats, "part": own.get(c.part, c.part)} for c in corpus.made.canaries]
-        run.add("data", sets=sets, counts=dict(corpus.made.counts), canaries=canaries, longest=corpus.longest)
+        run.add("data", sets=sets, counts=dict(corpus.made.counts), canaries=canaries, carriers=carriers, longest=corpus.longest)
 
 
 def _base_of(settings: MemorizationStudy, texts: Sequence[str], groups: np.ndarray, say: Say) -> tuple[Path, np.ndarray]:
@@ -180,8 +182,12 @@ def _require_kind(settings: MemorizationStudy, lm: LanguageModel) -> None:
         raise InputError(lm.source, expected=kinds[settings.masked], found=kinds[lm.masked])
 
 
+def _without_canaries(rows: Rows) -> Rows:
+    return rows.take([place for place, documents in enumerate(rows.documents) if min(documents) >= 0])
+
+
 def _special(lm: LanguageModel) -> tuple[int, ...]:
-    return tuple(sorted(set(lm.tokenizer.all_special_ids)))
+    return tuple(sorted(set(lm.tokenizer.all_special_ids) - {lm.tokenizer.unk_token_id}))
 
 
 def _separator(lm: LanguageModel) -> int:
