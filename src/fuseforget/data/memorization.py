@@ -37,9 +37,10 @@ class MemorizationData:
         canaries: number i is document -1 - i of the rows.
         settings: what it was made with; ``texts`` is the number of the source's texts: documents numbered from there on are
             the held-out texts.
-        counts: what was left out: ``duplicates`` (texts that are another but for white space), ``short`` (texts),
-            ``cut`` (rows), ``left_over`` (documents in no part), ``rest`` (tokens of documents that a part's end cut off),
-            ``undealt`` (rows of the total that the models could not share evenly).
+        counts: what was left out: ``duplicates`` (texts that are another but for white space), ``short`` (texts of
+            fewer than MIN_TOKENS tokens, among those that were looked at until all parts were full), ``cut`` (rows),
+            ``left_over`` (other documents in no part), ``rest`` (tokens of documents that a part's end cut off), ``undealt``
+            (rows of the total that the models could not share evenly).
         texts: each row's text by part, where a row is one article.
     """
 
@@ -157,7 +158,7 @@ def make_memorization(
             "duplicates": sum(one.duplicates for one in pools),
             "short": sum(one.short for one in pools),
             "cut": sum(part.cut for part in parts.values()),
-            "left_over": sum(len(one.tokens) for one in pools) - len(used),
+            "left_over": sum(one.documents for one in pools) - len(used),
             "rest": sum(part.rest for part in parts.values()),
             "undealt": undealt,
         },

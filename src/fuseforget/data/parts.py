@@ -120,7 +120,7 @@ def stream(seed: int, *names: str) -> np.random.Generator:
 def _too_few(asked: Mapping[str, int], found: int, pool: Pool) -> InputError:
     total = sum(asked.values())
     return InputError(
-        f"{len(pool.tokens)} texts",
+        f"{pool.documents} texts",
         expected=f"{total} rows ({', '.join(f'{count} {name}' for name, count in asked.items() if count)})",
         found=f"{found} rows, {total - found} too few",
         action=f"Ask for fewer, or give more texts ({pool.duplicates} are repetitions and {pool.short} too short).",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from fuseforget.data.canaries import Encode
 from fuseforget.data.packing import long_enough
@@ -12,24 +12,37 @@ from fuseforget.errors import InputError
 
 __all__ = ["Pool", "make_pool", "normalised", "refuse_overlap"]
 
+BATCH = 1024  # units for the tokenizer at once
+
 
 @dataclass
 class Pool:
-    """What is left to take.
+    """What is left to take. Texts are read by the tokenizer as they are needed: a corpus may be far larger than its parts.
 
     Attributes:
-        tokens: each document's tokens, by number.
-        units: groups of documents that stay together, in the order in which they are taken.
+        corpus: all texts.
+        units: groups of documents (their numbers) that stay together, in the order in which they are taken.
+        encode: gives each text's tokens.
+        special: tokens that do not count when a document is called short.
         duplicates: texts that were left out because they are another one but for white space.
-        short: texts that were left out because they have too few tokens.
+        tokens: of the documents that were looked at and are not short, by number.
+        short: how many of those that were looked at are.
         taken: how many units are gone.
     """
 
-    tokens: Mapping[int, Sequence[int]]
-    units: list[list[int]]
+    corpus: Sequence[str]
+    units: Sequence[Sequence[int]]
+    encode: Encode
+    special: Collection[int]
     duplicates: int
-    short: int
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    short: int = 0
     taken: int = 0
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are, without those that were found to be short."""
+        return sum(map(len, self.units)) - self.short
 
     def take(self, need: int, cost: Callable[[int], int]) -> list[int]:
         """The next documents whose costs add up to ``need`` or more; fewer where there are no more.
@@ -38,12 +51,23 @@ class Pool:
         """
         found: list[int] = []
         while need > 0 and self.taken < len(self.units):
+            if self.taken % BATCH == 0:
+                self._look_at(self.units[self.taken : self.taken + BATCH])
             for number in self.units[self.taken]:
-                if need > 0:
+                if number not in self.tokens:
+                    self.short += 1
+                elif need > 0:
                     found.append(number)
                     need -= cost(number)
             self.taken += 1
         return found
+
+    def _look_at(self, units: Sequence[Sequence[int]]) -> None:
+        numbers = [number for unit in units for number in unit]
+        encoded = self.encode([self.corpus[number] for number in numbers])
+        for number, ids in zip(numbers, encoded, strict=True):
+            if long_enough(ids, self.special):
+                self.tokens[number] = ids
 
 
 def make_pool(
@@ -55,7 +79,7 @@ def make_pool(
     special: Collection[int] = (),
     seed: int,
 ) -> Pool:
-    """The documents with these numbers, without repetitions (but for white space) and without short ones.
+    """The documents with these numbers, without repetitions (but for white space).
 
     Where a document stands in the order depends on the seed and its own text (of a group, on all its texts) alone: neither on
     its place in the source nor on what else is there.
@@ -70,14 +94,11 @@ def make_pool(
     """
     asked = list(numbers)
     first = {normalised(corpus[number]): number for number in reversed(asked)}
-    kept = sorted(first.values())
-    encoded = encode([corpus[number] for number in kept]) if kept else []
-    tokens = {number: ids for number, ids in zip(kept, encoded, strict=True) if long_enough(ids, special)}
-    rank = {number: _rank(corpus[number], seed) for number in tokens}
+    rank = {number: _rank(text, seed) for text, number in first.items()}
     units: dict[int, list[int]] = {}
-    for number in sorted(tokens, key=rank.__getitem__):
+    for number in sorted(rank, key=rank.__getitem__):
         units.setdefault(groups[number], []).append(number)
-    return Pool(tokens, list(units.values()), len(asked) - len(kept), len(kept) - len(tokens))
+    return Pool(corpus, list(units.values()), encode, special, len(asked) - len(rank))
 
 
 def normalised(text: str) -> str:
@@ -111,4 +132,4 @@ def refuse_overlap(texts: Sequence[str], held_out: Sequence[str], groups: Sequen
 
 
 def _rank(text: str, seed: int) -> bytes:
-    return hashlib.blake2b(normalised(text).encode("utf-8", "surrogatepass"), key=seed.to_bytes(8, "little")).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=seed.to_bytes(8, "little")).digest()

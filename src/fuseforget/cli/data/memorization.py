@@ -107,8 +107,9 @@ class _Tokenizer:
 
     @property
     def special(self) -> frozenset[int]:
-        """The tokens that encoding adds."""
-        return frozenset(self.tokenizer.all_special_ids) if self.masked else frozenset()
+        """The tokens that encoding adds; an unknown word's is none of them."""
+        found = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return frozenset(found) if self.masked else frozenset()
 
 
 def _read_tokenizer(source: str) -> _Tokenizer:
@@ -170,7 +171,7 @@ def _print_left_out(made: MemorizationData) -> None:
     nowhere = sum(canary.repeats == 0 for canary in made.canaries)
     lines = {
         "duplicates": "texts left out that are another one but for white space",
-        "short": "texts left out for having fewer than 5 tokens",
+        "short": "texts left out for having fewer than 5 tokens, of those that were needed",
         "cut": "rows that have the beginning of their article alone",
         "left_over": "documents in no part",
         "rest": "tokens left out of documents that a part's end cut",
