@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,6 +114,8 @@ class _Tokenizer:
 def _read_tokenizer(source: str) -> _Tokenizer:
     from transformers import AutoTokenizer
 
+    from fuseforget.models import tokenizer_sha256
+
     path = Path(source).expanduser()
     if not path.is_dir():
         raise InputError(source, expected="a directory with a tokenizer", found="none at that path")
@@ -129,14 +130,7 @@ def _read_tokenizer(source: str) -> _Tokenizer:
     masked = architecture.endswith("ForMaskedLM") if architecture else tokenizer.mask_token_id is not None
     known = (tokenizer.model_max_length, config.get("max_position_embeddings"), config.get("n_positions"))
     window = min((int(length) for length in known if length), default=0)
-    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, _digest(tokenizer))
-
-
-def _digest(tokenizer: Any) -> str:
-    """What a tokenizer makes of texts, as a digest; how it pads and cuts is left out."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
-    content = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, tokenizer_sha256(tokenizer))
 
 
 def _block(reads: _Tokenizer, block: int | None, articles: bool) -> int | None:
