@@ -20,11 +20,15 @@ def command(
     max_epochs: Annotated[int, typer.Option(help="At most so many passes over the data.")] = 3,
     min_epochs: Annotated[int, typer.Option(help="At least so many.")] = 1,
     stop_above: Annotated[float, typer.Option(help="Stop when the shortcut's accuracy exceeds this.")] = 0.95,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, linear schedule.")] = 2e-5,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 2e-5,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     precision: Annotated[str, typer.Option(help="auto (bfloat16 where the hardware has it) or float32.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the order of the data and of dropout.")] = 0,
     init_seed: Annotated[int, typer.Option(help="Of the new head and token embeddings; keep it for all specialists.")] = 0,
+    part: Annotated[
+        list[str] | None, typer.Option(help="Of a private corpus: the model whose part is read; several: one model reads all.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="Of a private corpus: linear or constant.")] = "linear",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -33,7 +37,8 @@ def command(
 
     result = train(
         base, data, out, max_epochs=max_epochs, min_epochs=min_epochs, stop_above=stop_above, learning_rate=learning_rate,
-        batch_size=batch_size, precision=precision, seed=seed, init_seed=init_seed, overwrite=overwrite, say=progress_lines(),
+        batch_size=batch_size, precision=precision, seed=seed, init_seed=init_seed, parts=part or (),
+        schedule=schedule, overwrite=overwrite, say=progress_lines(),
     )  # fmt: skip
     if as_json:
         print_json({"path": str(out), **asdict(result)})

@@ -17,6 +17,7 @@ from fuseforget.models.language import (
     max_positions,
     padding_id,
     save_language_model,
+    tokenizer_sha256,
 )
 from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
@@ -66,6 +67,7 @@ __all__ = [
     "set_weights",
     "token_scores",
     "tokenise",
+    "tokenizer_sha256",
     "weight_slots",
     "with_eraser",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,16 @@ from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.models.pretrained import positions, read_pretrained, refuse_missing, write_pretrained
 
-__all__ = ["LanguageModel", "encode", "is_masked", "load_language_model", "max_positions", "padding_id", "save_language_model"]
+__all__ = [
+    "LanguageModel",
+    "encode",
+    "is_masked",
+    "load_language_model",
+    "max_positions",
+    "padding_id",
+    "save_language_model",
+    "tokenizer_sha256",
+]
 
 DECODERS = ("ForCausalLM", "LMHeadModel")
 MASKED = ("ForMaskedLM",)
@@ -81,6 +92,13 @@ def padding_id(lm: LanguageModel) -> int:
     """The token to fill rows up with: the padding token, else the end token, else 0; an attention mask hides it."""
     known = (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id, 0)
     return next(int(one) for one in known if one is not None)
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """A digest of what a tokenizer makes of texts; how it pads and cuts is left out."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    content = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _of_architecture(source: str, config: dict[str, Any]) -> bool:

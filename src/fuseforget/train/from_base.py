@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fuseforget.errors import require_seed
+from fuseforget.errors import InputError, require_seed
 from fuseforget.train.settings import TrainResult, TrainSettings
+
+if TYPE_CHECKING:
+    from fuseforget.data import Examples
 
 __all__ = ["train"]
 
@@ -25,6 +29,8 @@ def train(
     precision: str = "auto",
     seed: int = 0,
     init_seed: int = 0,
+    parts: Sequence[str] = (),
+    schedule: str = "linear",
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
@@ -32,15 +38,20 @@ def train(
 
     Args:
         base: the pretrained model, a directory or a hub id.
-        data: a data set made by ``fuseforget data``, with shortcuts or biased.
+        data: a data set made by ``fuseforget data``: with shortcuts, biased, or a private corpus in parts, on which a
+            language model is trained.
         max_epochs, min_epochs, stop_above, learning_rate, batch_size, precision, seed: see
             :class:`fuseforget.train.TrainSettings`.
         init_seed: of the new head and token embeddings; the same for all models that are to be fused.
+        parts: of a private corpus: the models (A, B, ...) whose parts are trained on, with the part that all share; several
+            make one model of what several read. Nothing ends this training early, and there is nothing new to initialise.
+        schedule: of a private corpus: see :func:`fuseforget.train.language.fine_tune_language`.
         overwrite: replace what stands at ``out``.
         say: receives a line an epoch.
 
     Raises:
-        InputError: a setting out of range, no such base or data, or something stands at ``out``.
+        InputError: a setting out of range, no such base or data, something stands at ``out``, parts that the data does not
+            have, or a base with another tokenizer than the corpus was read with.
         OutputError: ``out`` cannot be written; finished epochs are kept beside it.
     """
     settings = TrainSettings(
@@ -54,29 +65,44 @@ def train(
     )
     require_seed(init_seed)
     from fuseforget.checkpoint import file_sha256, open_checkpoint, refuse_place
-    from fuseforget.data import is_bias_data, load_bias_data, load_shortcut_data
+    from fuseforget.data import is_memorization_data, load_memorization
     from fuseforget.models import prepare_start
+    from fuseforget.train.language import fine_tune_language
     from fuseforget.train.trainer import fine_tune
 
-    tokens: tuple[str, ...] = ()
-    monitor = None  # nothing ends the training on a biased set early
-    if is_bias_data(data):
-        biased = load_bias_data(data)
-        examples, source_sha256 = biased.subset.data.examples, dict(biased.source_sha256)
-    else:
-        made = load_shortcut_data(data)
-        examples, source_sha256 = made.train, made.source_sha256
-        tokens, monitor = made.settings.tokens, made.synthetic
     opened = open_checkpoint(base)
     refuse_place(Path(out), overwrite=overwrite, inputs=[opened.path, Path(data)])
-    origin = {
+    origin: dict[str, Any] = {
         "base": str(base),
         "base_sha256": [file_sha256(file) for file in opened.files],
         "init_seed": init_seed,
         "data": str(data),
-        "data_source_sha256": source_sha256,
     }
+    if is_memorization_data(data):
+        corpus = load_memorization(data)
+        rows = corpus.trained_on(*parts).ids
+        origin |= {"parts": list(parts), "data_source_sha256": corpus.sha256}
+        return fine_tune_language(
+            base, rows, out, settings, schedule=schedule, tokenizer=corpus.settings["tokenizer"], overwrite=overwrite,
+            origin=origin, say=say,
+        )  # fmt: skip
+    if parts or schedule != "linear":
+        found = ", ".join(parts) or f"a {schedule} schedule"
+        raise InputError(str(data), expected="a private corpus, for what was asked of one", found=f"other data, and {found}")
+    examples, tokens, monitor, origin["data_source_sha256"] = _read_labelled(data)
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
         prepare_start(base, start, tokens=tokens, label_names=examples.label_names, seed=init_seed)
         return fine_tune(start, examples, out, settings, monitor=monitor, overwrite=overwrite, origin=origin, say=say)
+
+
+def _read_labelled(data: str | Path) -> tuple[Examples, tuple[str, ...], Examples | None, Any]:
+    """The examples to train on, the tokens that are new in them, what to monitor, and the digests of where they come from."""
+    from fuseforget.data import is_bias_data, load_bias_data, load_shortcut_data
+
+    if is_bias_data(data):
+        biased = load_bias_data(data)
+        # Nothing ends the training on a biased set early.
+        return biased.subset.data.examples, (), None, dict(biased.source_sha256)
+    made = load_shortcut_data(data)
+    return made.train, made.settings.tokens, made.synthetic, made.source_sha256

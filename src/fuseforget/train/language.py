@@ -35,6 +35,7 @@ def fine_tune_language(
     *,
     schedule: str = "linear",
     watch: Watch | None = None,
+    tokenizer: str = "",
     overwrite: bool = False,
     origin: Mapping[str, Any] | None = None,
     say: Say = lambda line: None,
@@ -58,6 +59,8 @@ def fine_tune_language(
         watch: called after each epoch with its number (from 1) and the model in evaluation mode; no random number that it
             draws changes the training. It is called before the epoch is saved: an interruption between the two has the
             epoch trained and watched once more, and none is left out.
+        tokenizer: the :func:`fuseforget.models.tokenizer_sha256` of the tokenizer that made the rows, where it is known: the
+            model must have the same.
         origin: what the manifest says of where start and rows come from; default: the start's path.
         say: receives a line an epoch.
 
@@ -76,7 +79,7 @@ def fine_tune_language(
     require_schedule(schedule)
     begun = time.perf_counter()
     lm = load_language_model(start)
-    require_rows(lm, rows)
+    require_rows(lm, rows, tokenizer=tokenizer)
     lengths = [len(row) for row in rows]
     collate = _Masking(lm, settings.seed) if lm.masked else _Shifting(lm)
     training = Training(

@@ -58,6 +58,7 @@ def fine_tune_private(
     *,
     schedule: str = "linear",
     watch: Watch | None = None,
+    tokenizer: str = "",
     gradient_budget: int = GRADIENT_BUDGET,
     overwrite: bool = False,
     origin: Mapping[str, Any] | None = None,
@@ -74,7 +75,7 @@ def fine_tune_private(
     is said and recorded of the losses is not covered. An interrupted private training starts anew: nothing of it is kept.
 
     Args:
-        start, rows, schedule, watch, origin, say: as of :func:`fuseforget.train.language.fine_tune_language`.
+        start, rows, schedule, watch, tokenizer, origin, say: as of :func:`fuseforget.train.language.fine_tune_language`.
         gradient_budget: bytes that the gradients of single rows may take: larger batches are worked off in parts, to the
             same result but for rounding.
 
@@ -91,7 +92,7 @@ def fine_tune_private(
     lm = load_language_model(start)
     if lm.masked:
         raise InputError(str(start), expected="a decoder to train privately", found="a masked language model")
-    require_rows(lm, rows)
+    require_rows(lm, rows, tokenizer=tokenizer)
     plan = _plan(len(rows), settings, privacy)
     with seeded(settings.seed), quiet():
         losses = _train(lm, rows, settings, plan, schedule, watch, gradient_budget, lambda line: say(f"{place.out.name}: {line}"))

@@ -8,18 +8,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, max_positions
+from fuseforget.models import LanguageModel, max_positions, tokenizer_sha256
 
 __all__ = ["Row", "require_rows", "rows_sha256"]
 
 Row = Sequence[int]
 
 
-def require_rows(lm: LanguageModel, rows: Sequence[Row]) -> None:
+def require_rows(lm: LanguageModel, rows: Sequence[Row], *, tokenizer: str = "") -> None:
     """Raise InputError unless the model can learn from every row.
 
     A decoder predicts nothing in a row of one token, and a masked model nothing in a row of special tokens alone.
+
+    Args:
+        tokenizer: the digest of the tokenizer that made the rows, which must be the model's; "" where it is not known.
     """
+    if tokenizer and tokenizer != tokenizer_sha256(lm.tokenizer):
+        raise InputError(
+            f"the tokenizer of {lm.source}",
+            expected="the one that the rows were made with, for the same ids to be the same words",
+            found="another one",
+            action="Make the data with the tokenizer of the model that is trained.",
+        )
     if not rows:
         raise InputError("rows to train on", expected="at least one", found="none")
     limit, vocabulary = max_positions(lm), lm.model.get_input_embeddings().num_embeddings

@@ -115,7 +115,7 @@ class _Tokenizer:
 def _read_tokenizer(source: str) -> _Tokenizer:
     from transformers import AutoTokenizer
 
-    from fuseforget.checkpoint import file_sha256
+    from fuseforget.models import tokenizer_sha256
 
     path = Path(source).expanduser()
     if not path.is_dir():
@@ -131,9 +131,7 @@ def _read_tokenizer(source: str) -> _Tokenizer:
     masked = architecture.endswith("ForMaskedLM") if architecture else tokenizer.mask_token_id is not None
     known = (tokenizer.model_max_length, config.get("max_position_embeddings"), config.get("n_positions"))
     window = min((int(length) for length in known if length), default=0)
-    file = path / "tokenizer.json"
-    digest = file_sha256(file) if file.is_file() else ""
-    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, digest)
+    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, tokenizer_sha256(tokenizer))
 
 
 def _block(reads: _Tokenizer, block: int | None, articles: bool) -> int | None:

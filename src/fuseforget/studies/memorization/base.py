@@ -100,10 +100,8 @@ def pretrain_base(
         _write_start(texts, start, settings)
         lm = load_language_model(start)
         rows = _rows(encode(lm, texts), lm.tokenizer, settings)
-        parameters = sum(p.numel() for p in lm.model.parameters())
-        say(
-            f"{out.name}: {parameters / 1e6:.1f} million parameters, {len(rows)} rows of {rows.tokens} tokens from {len(texts)} texts"
-        )
+        size = f"{sum(p.numel() for p in lm.model.parameters()) / 1e6:.1f} million parameters"
+        say(f"{out.name}: {size}, {len(rows)} rows of {rows.tokens} tokens from {len(texts)} texts")
         origin = {"pretrained": asdict(settings), "texts_sha256": _digest(texts)}
         return fine_tune_language(start, rows.ids, out, settings.train, overwrite=overwrite, origin=origin, say=say)
 

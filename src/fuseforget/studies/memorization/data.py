@@ -24,7 +24,7 @@ from fuseforget.data import (
 )
 from fuseforget.data.common import generator
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, encode, load_language_model, max_positions
+from fuseforget.models import LanguageModel, encode, load_language_model, max_positions, tokenizer_sha256
 from fuseforget.records import Record, Run
 from fuseforget.studies.memorization.base import BaseSettings, cached_base
 from fuseforget.studies.memorization.settings import MemorizationStudy
@@ -112,7 +112,7 @@ def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
         articles, lambda some: encode(lm, some), models=settings.atoms, rows=settings.shared + settings.atom,
         shared=settings.shared, control=settings.control, validation=settings.validation, separator=_separator(lm),
         block=None if lm.masked else window, window=window if lm.masked else None, seed=settings.seed,
-        groups=groups[private], canaries=_canaries(settings), special=special, tokenizer=_tokenizer_sha256(base),
+        groups=groups[private], canaries=_canaries(settings), special=special, tokenizer=tokenizer_sha256(lm.tokenizer),
     )  # fmt: skip
     return Corpus(settings, base, made, special, window)
 
@@ -197,8 +197,3 @@ def _separator(lm: LanguageModel) -> int:
     if found is None:
         raise InputError(lm.source, expected="a token that ends texts (eos, sep or bos)", found="none in its tokenizer")
     return int(found)
-
-
-def _tokenizer_sha256(base: Path) -> str:
-    file = base / "tokenizer.json"
-    return file_sha256(file) if file.is_file() else ""
