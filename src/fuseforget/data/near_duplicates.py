@@ -77,7 +77,7 @@ def _candidates(
 ) -> list[tuple[int, int]]:
     """Pairs that share a band of their MinHash signatures."""
     try:
-        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
+        from datasketch import MinHash, MinHashLSH
     except ModuleNotFoundError as error:
         raise InputError(
             "near-duplicates", expected="the package datasketch", found="none", action="Install it: pip install datasketch."

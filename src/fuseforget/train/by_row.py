@@ -43,7 +43,7 @@ def hooks_on(lm: LanguageModel, rows: Sequence[Row]) -> Any:
     Raises:
         InputError: an architecture whose gradients opacus does not tell apart by row.
     """
-    from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
+    from opacus.grad_sample import GradSampleHooks
 
     pair = [rows[0], next((row for row in rows if list(row) != list(rows[0])), rows[0])]
     # Whatever opacus, or a model that it was not made for, meets first.

@@ -120,7 +120,7 @@ def spent_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float
     """The epsilon of so many steps that draw each row with probability ``rate``; infinite without noise."""
     if noise_multiplier == 0:
         return math.inf
-    from opacus.accountants import RDPAccountant  # type: ignore[import-untyped]
+    from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
     accountant.history = [(noise_multiplier, rate, steps)]
@@ -130,7 +130,7 @@ def spent_epsilon(noise_multiplier: float, rate: float, steps: int, delta: float
 
 def _require_opacus() -> None:
     try:
-        import opacus  # type: ignore[import-untyped]  # noqa: F401
+        import opacus  # noqa: F401
     except ModuleNotFoundError as error:
         action = "pip install 'fuseforget[privacy]'"
         raise InputError("private training", expected="opacus", found="no such package", action=action) from error
@@ -146,7 +146,7 @@ def _plan(count: int, settings: TrainSettings, privacy: PrivacySettings) -> _Pla
 
 def _noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
     """The least noise multiplier that keeps the budget, to a hundredth of the budget."""
-    from opacus.accountants.utils import get_noise_multiplier  # type: ignore[import-untyped]
+    from opacus.accountants.utils import get_noise_multiplier
 
     try:
         with _looser_bound():
@@ -179,7 +179,7 @@ def _train(
     say: Say,
 ) -> list[float]:
     """Train in place and return the mean loss of the rows drawn in each epoch; an epoch that drew none has none."""
-    from opacus.optimizers import DPOptimizer  # type: ignore[import-untyped]
+    from opacus.optimizers import DPOptimizer
     from transformers import get_scheduler
 
     sampled, noised = (int(seed) for seed in np.random.SeedSequence([settings.seed, 0xD9]).generate_state(2))
