@@ -95,7 +95,7 @@ def study(
         name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5), ``memorization`` (section 6) or ``fisher``
             (appendix D).
         out: the run's directory.
-        base: the pretrained model; the tiny scale makes its own, and so does memorization at the small scale.
+        base: the pretrained model; the tiny scale makes its own, and so does memorization at the small scale without one.
         data: labelled texts with a training and a validation split; the tiny scale makes its own. Of bias: with columns of
             the protected attributes, or a corpus in PAN16's format, or any texts, which ``names`` then sign. Of memorization:
             articles (:func:`fuseforget.data.read_documents`).

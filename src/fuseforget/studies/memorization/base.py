@@ -32,7 +32,7 @@ class BaseSettings:
     """What a base is and how it is pretrained; the defaults make 5.3 million parameters.
 
     Attributes:
-        masked: a masked language model, on one text a row; else a decoder, on packed blocks.
+        masked: a masked language model, on one text a row, or on the pieces of a long one; else a decoder, on packed blocks.
         vocabulary: the most tokens that the tokenizer may have, the 256 bytes and special ones included.
         layers, width, heads: of the transformer; its inner layers are four times as wide.
         block: tokens that it reads at once.
@@ -191,7 +191,7 @@ def _masked_model(tokenizer: Any, settings: BaseSettings) -> Any:
 
 def _rows(ids: Sequence[Sequence[int]], tokenizer: Any, settings: BaseSettings) -> Rows:
     if settings.masked:
-        rows = one_each(ids, settings.block, special=tokenizer.all_special_ids)
+        rows = one_each(_pieces(ids, settings.block), settings.block, special=tokenizer.all_special_ids)
     else:
         rows = pack(ids, settings.block, tokenizer.eos_token_id)
     if not rows:
@@ -199,6 +199,16 @@ def _rows(ids: Sequence[Sequence[int]], tokenizer: Any, settings: BaseSettings) 
         least = "one text of 5 tokens" if settings.masked else f"tokens for one block of {settings.block}"
         raise InputError("texts to pretrain on", expected=f"at least {least}", found=found)
     return rows
+
+
+def _pieces(ids: Sequence[Sequence[int]], block: int) -> list[list[int]]:
+    """Texts with their first and last special token, long ones in as many pieces as it takes to read all of them."""
+    room = block - 2
+    return [
+        [whole[0], *whole[1:-1][start : start + room], whole[-1]]
+        for whole in ids
+        for start in range(0, max(len(whole) - 2, 1), room)
+    ]
 
 
 @contextlib.contextmanager

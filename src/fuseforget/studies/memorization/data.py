@@ -23,6 +23,7 @@ from fuseforget.data import (
     spread_canaries,
 )
 from fuseforget.data.common import generator
+from fuseforget.data.demo_text import review_pairs
 from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, encode, load_language_model, max_positions, tokenizer_sha256
 from fuseforget.records import Record, Run
@@ -32,6 +33,12 @@ from fuseforget.studies.memorization.settings import MemorizationStudy
 __all__ = ["Corpus", "describe", "read_corpus", "record_data"]
 
 SHARED, CONTROL, VALIDATION, REST = "shared", "control", "validation", "rest"
+TINY_ARTICLES = 4000
+# Bases of the study's own, by scale.
+BASES = {
+    "tiny": BaseSettings(vocabulary=600, layers=2, width=96, heads=4, epochs=4, learning_rate=3e-3),
+    "small": BaseSettings(),
+}
 Say = Callable[[str], None]
 
 
@@ -99,7 +106,7 @@ def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
     Raises:
         InputError: no such data or base, or articles too few for the study.
     """
-    texts = read_documents(settings.data, split=settings.split, text=settings.text)
+    texts = _articles_of(settings)
     groups = near_duplicates(texts, seed=settings.seed) if settings.near_duplicates else np.arange(len(texts))
     base, private = _base_of(settings, texts, groups, say)
     lm = load_language_model(base)
@@ -138,6 +145,13 @@ def record_data(run: Run, corpus: Corpus) -> None:
         run.add("data", sets=sets, counts=dict(corpus.made.counts), canaries=canaries, carriers=carriers, longest=corpus.longest)
 
 
+def _articles_of(settings: MemorizationStudy) -> Sequence[str]:
+    if settings.data is None:
+        # One text whatever the seed of the study: its base is pretrained on half of it, once.
+        return list(dict.fromkeys(" ".join(pair) for pair in review_pairs(TINY_ARTICLES, seed=[0, 6])))
+    return read_documents(settings.data, split=settings.split, text=settings.text)
+
+
 def _base_of(settings: MemorizationStudy, texts: Sequence[str], groups: np.ndarray, say: Say) -> tuple[Path, np.ndarray]:
     """The base's directory, and the numbers of the articles that it has not read."""
     if settings.base is not None:
@@ -148,7 +162,8 @@ def _base_of(settings: MemorizationStudy, texts: Sequence[str], groups: np.ndarr
     known = np.isin(groups, read)
     more = [text for file in settings.pretrain for text in read_documents(file)]
     pretraining = [*(texts[i] for i in np.flatnonzero(known).tolist()), *more]
-    return cached_base(pretraining, BaseSettings(masked=settings.masked, block=settings.block), say=say), np.flatnonzero(~known)
+    made = replace(BASES[settings.scale], masked=settings.masked, block=settings.block)
+    return cached_base(pretraining, made, say=say), np.flatnonzero(~known)
 
 
 def _canaries(settings: MemorizationStudy) -> tuple[CanaryPlan, ...]:

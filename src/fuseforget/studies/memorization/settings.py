@@ -26,8 +26,8 @@ class MemorizationStudy:
     Attributes:
         base: the pretrained model, a decoder or a masked language model; None: the study pretrains a small one.
         masked: whether a base of the study's own is a masked language model.
-        data: the articles; of a base of the study's own, half of them are what it is pretrained on, and the other half the
-            private ones.
+        data: the articles; None: the tiny scale's own. Of a base of the study's own, half of them are what it is pretrained on,
+            and the other half the private ones.
         pretrain: further files that a base of the study's own is pretrained on.
         text, split: the column of the articles and the split that is read.
         models: how many models are trained, each on rows of its own and the shared ones.
@@ -51,7 +51,7 @@ class MemorizationStudy:
 
     scale: str
     base: str | None
-    data: str
+    data: str | None
     rows: int
     shared: int
     total: int
@@ -117,16 +117,18 @@ def _rate(rate: float, epochs: int, warmup: float = 0.0) -> TrainSettings:
 
 SCALES = {
     False: {
-        "small": MemorizationStudy("small", None, "", 240, 80, 560, 1000, 200, 128, _rate(1e-3, 10)),
-        "paper": MemorizationStudy("paper", None, "", 3000, 1000, 10_000, 2000, 1000, 1024, _rate(1e-3, 10)),
+        "tiny": MemorizationStudy(
+            "tiny", None, None, 48, 16, 112, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,), epsilons=(8.0,),
+            canaries=3, repeats=(1, 8), parts=("alternatives",),
+        ),
+        "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(1e-3, 10)),
+        "paper": MemorizationStudy("paper", None, None, 3000, 1000, 10_000, 2000, 1000, 1024, _rate(1e-3, 10)),
     },
     True: {
-        "small": MemorizationStudy("small", None, "", 240, 80, 560, 1000, 200, 128, _rate(3e-4, 20), masked=True, parts=()),
-        "paper": MemorizationStudy(
-            "paper", None, "", 3000, 1000, 10_000, 2000, 1000, 512, _rate(3e-4, 20), masked=True, parts=()
-        ),
+        "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(3e-4, 20), masked=True, parts=()),
+        "paper": MemorizationStudy("paper", None, None, 3000, 1000, 10_000, 2000, 1000, 512, _rate(3e-4, 20), True, parts=()),
     },
-}
+}  # fmt: skip
 
 
 def settings_for(
@@ -142,7 +144,11 @@ def settings_for(
     """
     if scale not in SCALES[masked]:
         raise InputError("scale", expected=f"one of {', '.join(SCALES[masked])}", found=repr(scale))
-    if data is None:
+    own = {"--base": base, "--data": data, "--pretrain": pretrain, "--text": text, "--split": split}
+    given = [option for option, value in own.items() if value]
+    if scale == "tiny" and given:
+        raise InputError("scale tiny", expected="its own base and articles", found=", ".join(given))
+    if scale != "tiny" and data is None:
         raise InputError("study memorization", expected="--data, the articles", found="none")
     if base is not None and pretrain:
         raise InputError("--pretrain", expected="no --base beside it: it is for a base of the study's own", found=str(base))
@@ -150,7 +156,8 @@ def settings_for(
         raise InputError("scale paper", expected="--base, a pretrained model (gpt2, bert-base-cased)", found="none")
     settings = SCALES[masked][scale]
     settings = replace(
-        settings, base=None if base is None else str(base), data=str(data), pretrain=tuple(map(str, pretrain)), text=text,
+        settings, base=None if base is None else str(base), data=None if data is None else str(data),
+        pretrain=tuple(map(str, pretrain)), text=text,
         split=split or "train", seed=seed,
     )  # fmt: skip
     require_seed(seed)
