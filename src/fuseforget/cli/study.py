@@ -65,6 +65,10 @@ def study(
     models: Annotated[int | None, typer.Option(help="memorization: how many are trained.")] = None,
     rows: Annotated[int | None, typer.Option(help="memorization: training rows a model, shared ones included.")] = None,
     shared: Annotated[int | None, typer.Option(help="memorization: rows that all models are trained on.")] = None,
+    control: Annotated[int | None, typer.Option(help="memorization: rows that none is trained on, to attack with.")] = None,
+    validation: Annotated[int | None, typer.Option(help="memorization: rows for perplexity and thresholds.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="memorization: of every training; default: the scale's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="memorization: of every training; default: the scale's.")] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="split-train-fuse", help="memorization: a recipe, against training on everything once.")
     ] = None,
@@ -81,7 +85,8 @@ def study(
         parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
         attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
         texts=texts, skip_damaged=skip_damaged, text=text, split=split, pretrain=tuple(pretrain) if pretrain else None,
-        masked=masked, models=models, rows=rows, shared=shared, recipe=recipe, shards=shards, say=progress_lines(),
+        masked=masked, models=models, rows=rows, shared=shared, control=control,
+        validation=validation, epochs=epochs, learning_rate=learning_rate, recipe=recipe, shards=shards, say=progress_lines(),
     )  # fmt: skip
     _show(out, as_json)
 

@@ -95,7 +95,7 @@ def fixed_models(facts: MemorizationFacts) -> list[tuple[str, str]]:
 def retained_table(facts: MemorizationFacts) -> Table:
     """How much of what single models memorised is left."""
     rows = [
-        [models, *(exact(facts.retained.get((models, role))) for role in ("fused", "full"))]
+        [models, *(_retained(facts.retained.get((models, role))) for role in ("fused", "full"))]
         for models in dict.fromkeys(models for models, _ in facts.retained)
     ]
     note = (
@@ -108,6 +108,10 @@ def retained_table(facts: MemorizationFacts) -> Table:
         rows,
         note,
     )
+
+
+def _retained(record: Record | None) -> str:
+    return "not learned" if record is not None and "unlearned" in record else exact(record)
 
 
 def tests_table(facts: MemorizationFacts) -> Table:

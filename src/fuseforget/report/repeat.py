@@ -63,6 +63,8 @@ def _of_study(settings: Record, grown: Grown) -> list[str]:
 def _of_memorization(settings: Record) -> list[str]:
     """What a study of memorization has of its own."""
     words = [word for file in settings["pretrain"] for word in ("--pretrain", file)]
+    words += ["--control", str(settings["control"]), "--validation", str(settings["validation"])]
+    words += ["--epochs", str(settings["train"]["max_epochs"]), "--learning-rate", str(settings["train"]["learning_rate"])]
     words += ["--masked"] if settings["masked"] and settings["base"] is None else []
     if settings["recipe"] is not None:
         return [*words, "--recipe", settings["recipe"], "--shards", str(settings["models"])]

@@ -42,6 +42,10 @@ OPTIONS = {
         "models",
         "rows",
         "shared",
+        "control",
+        "validation",
+        "epochs",
+        "learning_rate",
         "recipe",
         "shards",
     ),
@@ -54,6 +58,7 @@ FLAGS = {
     "as_published": "--as-published",
     "source": "--from",
     "skip_damaged": "--skip-damaged",
+    "learning_rate": "--learning-rate",
 }
 
 
@@ -85,6 +90,10 @@ def study(
     models: int | None = None,
     rows: int | None = None,
     shared: int | None = None,
+    control: int | None = None,
+    validation: int | None = None,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
     recipe: str | None = None,
     shards: int | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -123,6 +132,9 @@ def study(
         masked: of memorization without a base: whether its own is a masked language model.
         models, rows, shared: of memorization: how many models, the rows that each is trained on, and how many of these are all
             models'.
+        control, validation: of memorization: rows that no model is trained on, the non-members of attacks, and rows for
+            perplexity and thresholds.
+        epochs, learning_rate: of memorization: how each model is trained; default: the scale's.
         recipe: of memorization: ``split-train-fuse``: all articles split among models that are then fused, against training on
             everything once.
         shards: of the recipe: how many models.
@@ -137,7 +149,8 @@ def study(
         "methods": methods or None, "names": names, "attributes": attributes, "unit": unit, "seeds": seeds,
         "as_published": as_published or None, "texts": texts, "skip_damaged": skip_damaged or None, "source": source,
         "text": text, "split": split, "pretrain": pretrain, "masked": masked or None, "models": models, "rows": rows,
-        "shared": shared, "recipe": recipe, "shards": shards,
+        "shared": shared, "control": control, "validation": validation, "epochs": epochs, "learning_rate": learning_rate,
+        "recipe": recipe, "shards": shards,
     }  # fmt: skip
     given = {option: value for option, value in options.items() if value is not None}
     _refuse_foreign(name, given)
@@ -164,7 +177,7 @@ def study(
             masked = is_masked(base)
         asked = memorization.settings_for(
             scale or "small", data=data, base=base, masked=masked, pretrain=pretrain or (), text=text, split=split, models=models,
-            rows=rows, shared=shared, recipe=recipe, shards=shards, parts=parts, seed=seed,
+            rows=rows, shared=shared, control=control, validation=validation, epochs=epochs, learning_rate=learning_rate, recipe=recipe, shards=shards, parts=parts, seed=seed,
         )  # fmt: skip
         return memorization.run_memorization_study(asked, Path(out), say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget.errors import InputError
 from fuseforget.knowledge import (
     alr,
     check_bound,
@@ -150,7 +151,12 @@ def _conclude_fused(run: Run, settings: MemorizationStudy, names: Sequence[str])
     others = [row.others(by) for by in range(1, len(names))]
     for model in ("fused", "full"):
         if run.find("retained", models=models, model=model) is None:
-            found = retained(row.on(model, OWN), row.others(0), others)
+            try:
+                found = retained(row.on(model, OWN), row.others(0), others)
+            except InputError as error:
+                # What was never memorised cannot be forgotten: the table says so, and the study goes on.
+                run.add("retained", models=models, model=model, unlearned=str(error))
+                continue
             run.add("retained", models=models, model=model, **asdict(found))
     for name in (*names, *((SHARED,) if settings.shared else ())):
         if run.find("bound", models=models, on=name) is None:

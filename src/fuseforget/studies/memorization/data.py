@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -132,7 +133,11 @@ def describe(corpus: Corpus) -> Record:
 
 
 def record_data(run: Run, corpus: Corpus) -> None:
-    """Keep the rows in the run, and record how many there are of each set and what was left out."""
+    """Keep the rows, and a base of the study's own, in the run; record how many rows each set has and what was left out."""
+    own_base = run.path / "base"
+    if corpus.settings.base is None and not own_base.is_dir():
+        with atomic_directory(own_base) as partial:
+            shutil.copytree(corpus.base, partial, dirs_exist_ok=True)
     directory = run.path / "data"
     if not directory.is_dir():
         with atomic_directory(directory) as partial:

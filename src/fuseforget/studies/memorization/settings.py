@@ -17,6 +17,7 @@ __all__ = ["PARTS", "RECIPES", "SCALES", "MemorizationStudy", "settings_for"]
 PARTS = ("epochs", "fixed", "methods", "alternatives")
 RECIPES = ("split-train-fuse",)
 LEAST_MODELS, MOST_MODELS = 2, 8
+LEAST_HELD_OUT = 10  # rows: two a fold of the blind baseline
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def settings_for(
     scale: str, *, data: str | Path | None, base: str | Path | None = None, masked: bool = False,
     pretrain: Sequence[str | Path] = (), text: str | None = None, split: str | None = None, models: int | None = None,
     rows: int | None = None, shared: int | None = None, recipe: str | None = None, shards: int | None = None,
+    control: int | None = None, validation: int | None = None, epochs: int | None = None, learning_rate: float | None = None,
     parts: Sequence[str] | None = None, seed: int = 0,
 ) -> MemorizationStudy:  # fmt: skip
     """Return a scale's settings with the user's choices put in, or raise InputError.
@@ -161,12 +163,31 @@ def settings_for(
         split=split or "train", seed=seed,
     )  # fmt: skip
     require_seed(seed)
+    settings = _held_out(settings, control, validation)
+    settings = replace(settings, train=_trained(settings.train, epochs, learning_rate))
     if recipe is None and shards is not None:
         raise InputError("--shards", expected="--recipe split-train-fuse beside it", found="none")
     if recipe is not None:
         _refuse_of_study(recipe, {"--models": models, "--shared": shared, "--part": parts})
         return _of_recipe(settings, shards, rows)
     return _of_study(settings, models, rows, shared, parts)
+
+
+def _held_out(settings: MemorizationStudy, control: int | None, validation: int | None) -> MemorizationStudy:
+    """The settings with the user's numbers of rows that nothing is trained on."""
+    for option, value in (("--control", control), ("--validation", validation)):
+        if value is not None and value < LEAST_HELD_OUT:
+            raise InputError(option, expected=f"{LEAST_HELD_OUT} or more", found=str(value))
+    return replace(
+        settings, control=settings.control if control is None else control,
+        validation=settings.validation if validation is None else validation,
+    )  # fmt: skip
+
+
+def _trained(train: TrainSettings, epochs: int | None, learning_rate: float | None) -> TrainSettings:
+    passes = train.max_epochs if epochs is None else epochs
+    rate = train.learning_rate if learning_rate is None else learning_rate
+    return replace(train, max_epochs=passes, min_epochs=passes, learning_rate=rate)
 
 
 def _of_recipe(settings: MemorizationStudy, shards: int | None, rows: int | None) -> MemorizationStudy:
