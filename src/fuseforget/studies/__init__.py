@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fuseforget.errors import InputError
 from fuseforget.records import Record
@@ -152,7 +153,7 @@ def study(
         "shared": shared, "control": control, "validation": validation, "epochs": epochs, "learning_rate": learning_rate,
         "recipe": recipe, "shards": shards,
     }  # fmt: skip
-    given = {option: value for option, value in options.items() if value is not None}
+    given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     _refuse_foreign(name, given)
     if name == "fisher":
         from fuseforget.studies.fisher import FisherStudy, run_fisher_study
@@ -175,10 +176,8 @@ def study(
             from fuseforget.models import is_masked
 
             masked = is_masked(base)
-        asked = memorization.settings_for(
-            scale or "small", data=data, base=base, masked=masked, pretrain=pretrain or (), text=text, split=split, models=models,
-            rows=rows, shared=shared, control=control, validation=validation, epochs=epochs, learning_rate=learning_rate, recipe=recipe, shards=shards, parts=parts, seed=seed,
-        )  # fmt: skip
+        own = {option: value for option, value in given.items() if option not in ("scale", "masked")}
+        asked = memorization.settings_for(scale or "small", masked=masked, seed=seed, **own)
         return memorization.run_memorization_study(asked, Path(out), say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
     from fuseforget.studies.shortcuts.settings import RATIO

@@ -133,7 +133,7 @@ SCALES = {
 
 
 def settings_for(
-    scale: str, *, data: str | Path | None, base: str | Path | None = None, masked: bool = False,
+    scale: str, *, data: str | Path | None = None, base: str | Path | None = None, masked: bool = False,
     pretrain: Sequence[str | Path] = (), text: str | None = None, split: str | None = None, models: int | None = None,
     rows: int | None = None, shared: int | None = None, recipe: str | None = None, shards: int | None = None,
     control: int | None = None, validation: int | None = None, epochs: int | None = None, learning_rate: float | None = None,
