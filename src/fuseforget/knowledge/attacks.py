@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.errors import InputError
-from fuseforget.knowledge.memorization import RowEnergies, likelihood_ratio
+from fuseforget.knowledge.memorization import RowEnergies, likelihood_ratio, token_means
 
 __all__ = ["ATTACKS", "WINDOWS", "Attack", "Evidence", "TokenScores", "attack", "attacks_for"]
 
@@ -134,13 +134,8 @@ def _check_tokens(thing: str, scores: TokenScores, energies: RowEnergies) -> Non
             raise InputError(f"{part} of the {thing}", expected=f"{scores.offsets[-1]} finite numbers", found=found)
 
 
-def _means(energies: RowEnergies) -> Values:
-    means: Values = np.asarray(energies.sums, dtype=np.float64) / np.asarray(energies.tokens)
-    return means
-
-
 def _loss(evidence: Evidence) -> Values:
-    return -_means(evidence.energies)
+    return -token_means(evidence.energies)
 
 
 def _reference(evidence: Evidence) -> Values:
@@ -151,7 +146,7 @@ def _reference(evidence: Evidence) -> Values:
 def _zlib(evidence: Evidence) -> Values:
     assert evidence.texts is not None
     sizes = np.array([len(zlib.compress(text.encode())) for text in evidence.texts])
-    scores: Values = -_means(evidence.energies) / sizes
+    scores: Values = -token_means(evidence.energies) / sizes
     return scores
 
 
@@ -192,7 +187,7 @@ def _windows(evidence: Evidence) -> Values:
     votes, sums, width = np.zeros(len(lengths)), np.zeros(len(gains)), 0
     for window in WINDOWS:
         # A window's sum grows by one token at a time: so it does not depend on what other rows there are.
-        for ahead in range(width, window):
+        for ahead in range(width, min(window, len(gains))):
             sums[: len(gains) - ahead] += gains[ahead:]
         width = window
         starts = left >= window

@@ -161,8 +161,8 @@ def _out_of_fold(split: Sequence[_Fold], labels: Labels) -> Scores:
 
     ranks = np.empty(len(labels))
     for fold in split:
-        model = LogisticRegression(solver="liblinear", class_weight="balanced").fit(fold.fitted, labels[fold.kept])
-        ranks[fold.held] = (rankdata(model.decision_function(fold.scored)) - 0.5) / fold.scored.shape[0]
+        model = LogisticRegression(solver="liblinear", random_state=0).fit(fold.fitted, labels[fold.kept])
+        ranks[fold.held] = (rankdata(fold.scored @ model.coef_[0]) - 0.5) / fold.scored.shape[0]
     return ranks
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "perplexity",
     "ratios",
     "retained",
+    "token_means",
 ]
 
 Values = npt.NDArray[np.float64]
@@ -169,8 +170,8 @@ def mia_recall(members: npt.ArrayLike, validation: npt.ArrayLike, *, fpr: float 
     """Return the recall of the likelihood-ratio attack (MIA recall, Mireshghallah et al. 2022), with its interval.
 
     A row counts as a member where its LR is *below* a threshold: the highest at which at most the share ``fpr`` of the validation
-    rows does. So it is :func:`fuseforget.knowledge.roc.tpr_at` of the scores -LR; ``threshold`` is one on the LR. The
-    interval resamples members and validation rows both.
+    rows does. So it is :func:`fuseforget.knowledge.roc.tpr_at` of the scores -LR, whose interval takes both for samples;
+    ``threshold`` is one on the LR.
 
     Args:
         members, validation: likelihood ratios of rows that were trained on, and of rows that were not.
@@ -180,6 +181,17 @@ def mia_recall(members: npt.ArrayLike, validation: npt.ArrayLike, *, fpr: float 
     """
     found = tpr_at(-np.asarray(members, dtype=np.float64), -np.asarray(validation, dtype=np.float64), fpr, seed=seed)
     return found.with_threshold(-found.threshold)
+
+
+def token_means(energies: RowEnergies) -> Values:
+    """Return each row's energy a token, in nats, of length n.
+
+    Raises:
+        InputError: see :func:`perplexity`.
+    """
+    sums, tokens = _columns(energies.sums, energies.tokens)
+    means: Values = sums / tokens
+    return means
 
 
 def _compare(first: Values, second: Values, metric: Callable[[Sums], Sums], seed: int) -> Difference:
