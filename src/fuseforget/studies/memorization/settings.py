@@ -66,8 +66,8 @@ class MemorizationStudy:
     split: str = "train"
     models: int = 4
     epochs: tuple[int, ...] = (5, 15, 20)
-    decays: tuple[float, ...] = (1.0, 10.0, 100.0)
-    epsilons: tuple[float, ...] = (8.0, 64.0)
+    decays: tuple[float, ...] = (1.0, 10.0)
+    epsilons: tuple[float, ...] = (8.0,)
     canaries: int = 4
     repeats: tuple[int, ...] = (1, 4, 16)
     near_duplicates: bool = True
@@ -119,7 +119,7 @@ def _rate(rate: float, epochs: int, warmup: float = 0.0) -> TrainSettings:
 SCALES = {
     False: {
         "tiny": MemorizationStudy(
-            "tiny", None, None, 48, 16, 112, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,), epsilons=(8.0,),
+            "tiny", None, None, 48, 16, 112, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,),
             canaries=3, repeats=(1, 8), parts=("alternatives",),
         ),
         "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(1e-3, 10)),
