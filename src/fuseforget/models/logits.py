@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from fuseforget.models.running import autocast
 __all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "starts", "visit_logits"]
 
 LOGIT_BUDGET = 64 << 20  # bytes of float32 logits held at once
+CACHED = 2 << 20  # bytes
+Sliced = TypeVar("Sliced", npt.NDArray[np.int64], torch.Tensor)
 Take = Callable[[npt.NDArray[np.int64], torch.Tensor], None]
 
 
@@ -62,7 +65,7 @@ def visit_logits(
             vocabulary, float32), which it may overwrite.
         exact: compute in float32 even where the hardware multiplies faster in bfloat16.
         token_budget: tokens in a batch, padding included.
-        logit_budget: bytes of float32 logits held at once; what is computed from them may need as much again, once or twice.
+        logit_budget: bytes of float32 logits held at once; on a GPU, what is computed from them needs as much again.
     """
     if not readings:
         return
@@ -76,11 +79,13 @@ def visit_logits(
             batch = [readings[i] for i in group]
             numbers = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in group])
             states = _states(lm, parts, batch)
-            for start in range(0, len(numbers), at_once):
-                chunk = slice(start, start + at_once)
-                logits = parts.logits(states[chunk]) if parts.split else states[chunk]
+            for chunk, hidden in zip(_split(numbers, at_once), _split(states, at_once), strict=True):
+                logits = parts.logits(hidden) if parts.split else hidden
+                # What is computed of logits goes over them several times: slices that fit a processor's cache cost a fifth.
+                fine = max(1, CACHED // (4 * parts.vocabulary)) if logits.device.type == "cpu" else at_once
                 with torch.autocast(logits.device.type, enabled=False):
-                    take(numbers[chunk], logits.float())
+                    for some, part in zip(_split(chunk, fine), _split(logits, fine), strict=True):
+                        take(some, part.float())
 
 
 def require_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], *, least: int, why: str) -> None:
@@ -118,6 +123,10 @@ def require_finite(lm: LanguageModel, values: npt.NDArray[np.floating], row_of: 
 def starts(counts: Sequence[int]) -> npt.NDArray[np.int64]:
     """Where each of several stretches of these lengths begins, laid end to end, and at last where they end."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _split(values: Sliced, size: int) -> list[Sliced]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _states(lm: LanguageModel, parts: Parts, batch: Sequence[Reading]) -> torch.Tensor:
