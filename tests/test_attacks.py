@@ -275,12 +275,13 @@ def bags(rng: np.random.Generator, n: int, first: int = 0, words: int = 400) -> 
 
 
 def test_a_random_split_does_not_leak():
-    """One of twenty random splits at p < .05; of 40, 4 standard errors more. AUC .5 on average."""
-    found = [
-        blind_baseline(bags(rng, 40), bags(rng, 40), seed=seed) for seed in range(40) for rng in [np.random.default_rng(seed)]
-    ]
-    assert sum(one.leaks for one in found) <= 7
-    assert abs(np.mean([one.auc.value for one in found]) - 0.5) < 0.045
+    """One of twenty random splits at p < .05, AUC .5 on average; 4 standard errors more."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        found.append(blind_baseline(bags(rng, 40), bags(rng, 40), folds=3, permutations=59, seed=seed))
+    assert sum(one.leaks for one in found) <= 5
+    assert abs(np.mean([one.auc.value for one in found]) - 0.5) < 0.07
 
 
 def test_a_split_by_topic_leaks():
