@@ -49,7 +49,7 @@ def _train_privately(shop: Workshop, name: str, epsilon: float) -> None:
             # The study goes on without the extra, and its page says what is missing.
             shop.say(f"{name}: not trained, opacus is not installed (pip install 'fuseforget[privacy]')")
             return
-        budget, how = PrivacySettings(epsilon=epsilon), training(shop.settings)
+        budget, how = PrivacySettings(epsilon=epsilon), training(shop.settings, shop.settings.private_epochs)
         fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
     record_training(shop.run, name, len(rows))
     shop.ask(name, shop.few_sets)

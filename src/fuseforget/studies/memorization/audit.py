@@ -44,7 +44,10 @@ def audit_models(shop: Workshop) -> None:
 
 
 class _Bench:
-    """The reference's token scores, computed once for all models that are attacked, and the canaries' candidates."""
+    """Computes in float32: which of two tokens is likelier, and ranks, are decided by less than bfloat16 tells apart.
+
+    The reference's token scores, computed once for all models that are attacked, and the canaries' candidates.
+    """
 
     def __init__(self, shop: Workshop) -> None:
         self.shop, self.run = shop, shop.run
@@ -64,7 +67,7 @@ class _Bench:
         lm = self.shop.model(name)
         for set_name in lacking:
             rows = self.shop.corpus.sets[set_name]
-            tokens = None if lm.masked else token_scores(lm, rows.ids)
+            tokens = None if lm.masked else token_scores(lm, rows.ids, exact=True)
             evidence = self._evidence(name, set_name, rows, tokens)
             # The reference is not compared with itself.
             usable = [a for a in attacks_for(evidence) if name != REFERENCE or a not in ("reference", "windows")]
@@ -86,7 +89,7 @@ class _Bench:
         for number, canary in lacking:
             fills, true = candidates(canary)
             (prefix,) = encode(lm, [canary.prefix])
-            found = canary_exposure(candidate_log_probs(lm, prefix, self._tokens(lm, fills)), true)
+            found = canary_exposure(candidate_log_probs(lm, prefix, self._tokens(lm, fills), exact=True), true)
             self.run.add("exposure", model=name, canary=number, **asdict(found))
         self.shop.say(f"{name}: exposure of {len(lacking)} canaries")
 
@@ -118,7 +121,7 @@ class _Bench:
 
     def _reference_tokens(self, set_name: str, rows: Rows) -> TokenScores:
         if set_name not in self._reference:
-            self._reference[set_name] = token_scores(self._base, rows.ids)
+            self._reference[set_name] = token_scores(self._base, rows.ids, exact=True)
         return self._reference[set_name]
 
     @cached_property

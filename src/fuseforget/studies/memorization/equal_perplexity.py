@@ -34,7 +34,8 @@ def compare_at_equal_perplexity(run: Run, settings: MemorizationStudy) -> None:
         model = record["model"]
         if run.find("equal_perplexity", model=model) is not None:
             continue
-        curve = [_point(run, at_epoch(model, epoch), epoch, sets) for epoch in range(1, settings.train.max_epochs + 1)]
+        watched = [e for e in range(1, settings.train.max_epochs + 1) if run.find("perplexity", model=at_epoch(model, e))]
+        curve = [_point(run, at_epoch(model, epoch), epoch, sets) for epoch in watched]
         found = at_perplexity([_point(run, "base", 0, sets), *curve], target["value"])
         fields: Record = {"model": model, "family": record["family"], "target": target["value"]}
         run.add("equal_perplexity", **fields, **(

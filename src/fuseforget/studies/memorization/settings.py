@@ -40,7 +40,8 @@ class MemorizationStudy:
         block: tokens a row of a decoder; at most what the base reads. Masked language models read one article a row.
         train: how every model is trained.
         epochs: other numbers of epochs, of the part ``epochs`` (Table 6).
-        decays, epsilons: weight decay and privacy budgets of the part ``alternatives``.
+        decays, epsilons: weight decay and privacy budgets of the part ``alternatives``; private_epochs: of private training,
+            which learns little after the first and is slow.
         canaries: how many canaries go to each model's own rows, to the shared rows, and to none, for each number of repeats.
         repeats: how often a canary is inserted.
         near_duplicates: keep articles that are near-duplicates of each other on one side of every split.
@@ -68,6 +69,7 @@ class MemorizationStudy:
     epochs: tuple[int, ...] = (5, 15, 20)
     decays: tuple[float, ...] = (1.0, 10.0)
     epsilons: tuple[float, ...] = (8.0,)
+    private_epochs: int = 3
     canaries: int = 4
     repeats: tuple[int, ...] = (1, 4, 16)
     near_duplicates: bool = True
@@ -119,8 +121,8 @@ def _rate(rate: float, epochs: int, warmup: float = 0.0) -> TrainSettings:
 SCALES = {
     False: {
         "tiny": MemorizationStudy(
-            "tiny", None, None, 48, 16, 112, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,),
-            canaries=3, repeats=(1, 8), parts=("alternatives",),
+            "tiny", None, None, 56, 24, 120, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,),
+            canaries=3, repeats=(1, 4), parts=("alternatives",),
         ),
         "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(1e-3, 10)),
         "paper": MemorizationStudy("paper", None, None, 3000, 1000, 10_000, 2000, 1000, 1024, _rate(1e-3, 10)),
