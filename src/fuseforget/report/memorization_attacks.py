@@ -26,7 +26,8 @@ def attack_table(facts: MemorizationFacts) -> Table:
     note = (
         f"Members: rows that the model was trained on (not shared, or shared); non-members: {first['non_members']} rows of the "
         "same source that no model saw, drawn at random. Intervals resample both. Of the base, which saw none of them, all "
-        "values are chance. p: that chance finds as many (exact). In parentheses: fewer non-members than the rate needs to be told from none. WBC: Chen et al. 2026."
+        "values are chance. p: that chance finds as many (exact). In parentheses: fewer non-members than the rate needs to be "
+        "told from none. WBC: Chen et al. 2026."
     )
     return Table("Membership inference", ["model", "rows", "attack", "ROC AUC", "TPR at 1 % FPR", "TPR at 0.1 % FPR"], rows, note)
 

@@ -44,9 +44,9 @@ def audit_models(shop: Workshop) -> None:
 
 
 class _Bench:
-    """Computes in float32: which of two tokens is likelier, and ranks, are decided by less than bfloat16 tells apart.
+    """The reference's token scores, computed once for all models that are attacked, and the canaries' candidates.
 
-    The reference's token scores, computed once for all models that are attacked, and the canaries' candidates.
+    All in float32: which token is the likeliest, and ranks, are decided by less than bfloat16 tells apart.
     """
 
     def __init__(self, shop: Workshop) -> None:
