@@ -20,7 +20,7 @@ import pytest
 from parsing import UsageError, parameters_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md")
+PAGES = ("README.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md")
 TOLERANCE = 0.05
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLAIN_BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -40,7 +40,9 @@ def commands(page: str) -> list[tuple[str, str]]:
 def run(command: str, directory: Path) -> str:
     if not (directory / "examples").exists():
         (directory / "examples").symlink_to(ROOT / "examples")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    # A cache of its own: what a study pretrained before is not what it would pretrain now.
+    own = {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(directory / ".cache")}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **own}
     done = subprocess.run(command, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode in (0, 2), f"$ {command}\n{done.stderr}"
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())

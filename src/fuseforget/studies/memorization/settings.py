@@ -128,7 +128,7 @@ SCALES = {
         "paper": MemorizationStudy("paper", None, None, 3000, 1000, 10_000, 2000, 1000, 1024, _rate(1e-3, 10)),
     },
     True: {
-        "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(3e-4, 20), masked=True, parts=()),
+        "small": MemorizationStudy("small", None, None, 240, 80, 560, 400, 200, 128, _rate(3e-4, 20), masked=True, parts=()),
         "paper": MemorizationStudy("paper", None, None, 3000, 1000, 10_000, 2000, 1000, 512, _rate(3e-4, 20), True, parts=()),
     },
 }  # fmt: skip
