@@ -210,8 +210,9 @@ def _of_study(
     if not 0 < all_have < a_model:
         raise InputError("--rows and --shared", expected="more rows a model than shared ones, and some of these",
                          found=f"{a_model} and {all_have}")  # fmt: skip
-    # The paper's own numbers where they are asked for; else what three models have together, as at the small scale.
-    total = settings.total if (rows, shared) == (None, None) else 3 * (a_model - all_have) + all_have
+    # The scale's own total where its sizes are; else what three models have together, as at the small scale.
+    own_sizes = (a_model, all_have) == (settings.rows, settings.shared)
+    total = settings.total if own_sizes else 3 * (a_model - all_have) + all_have
     chosen = settings.parts if parts is None else tuple(part for part in PARTS if part in parts)
     unknown = [part for part in parts or () if part not in PARTS]
     if unknown:
