@@ -44,7 +44,7 @@ def summarise_memorization(description: Record, records: list[Record]) -> Summar
         found.append(tables.methods_table(facts))
     if facts.alternatives:
         found.append(tables.alternatives_table(facts))
-    return Summary(_headline(facts), found, facts.missing())
+    return Summary(_headline(facts), [table for table in found if table.rows], facts.missing())
 
 
 def memorization_blocks(description: Record, records: list[Record], warnings: list[Block]) -> list[Block]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -11,14 +10,12 @@ import numpy.typing as npt
 
 from fuseforget.errors import InputError
 from fuseforget.knowledge import (
-    alr,
     check_bound,
     compare_alr,
     compare_perplexity,
     holm,
     likelihood_ratio,
     mia_recall,
-    perplexity,
     ratios,
     retained,
 )
@@ -27,15 +24,15 @@ from fuseforget.knowledge.harm import more_exposed
 from fuseforget.models import Energies
 from fuseforget.records import Run
 from fuseforget.studies.memorization.audit_conclusions import conclude_audit
-from fuseforget.studies.memorization.data import CONTROL, REST, SHARED, VALIDATION
+from fuseforget.studies.memorization.data import CONTROL, SHARED, VALIDATION
 from fuseforget.studies.memorization.equal_perplexity import compare_at_equal_perplexity
+from fuseforget.studies.memorization.measures import OWN, measure_models
 from fuseforget.studies.memorization.models import full_name, fused_name
 from fuseforget.studies.memorization.scoring import REFERENCE, energies_of, join_energies
 from fuseforget.studies.memorization.settings import MemorizationStudy
 
-__all__ = ["conclude", "measure_models"]
+__all__ = ["conclude"]
 
-OWN, OTHERS = "own", "others"  # rows that a model was trained on and not all others; that others were trained on, not it
 PERPLEXITY = "perplexity"
 SHOWN = 20  # rows of the table of harm
 # What the paper's tables claim of these models: single < full < fused < 1 on rows that are not shared, shared ones alike.
@@ -59,51 +56,6 @@ def conclude(run: Run, settings: MemorizationStudy) -> None:
     conclude_audit(run, settings)
     if "alternatives" in settings.parts:
         compare_at_equal_perplexity(run, settings)
-
-
-def measure_models(run: Run, settings: MemorizationStudy) -> None:
-    """Record the ALR of every model on every set that it was asked about, and its perplexity on validation rows."""
-    asked: dict[str, list[str]] = {}
-    for record in run.records:
-        if record["kind"] == "energies":
-            asked.setdefault(record["model"], []).append(record["set"])
-    for model, sets in asked.items():
-        for name, parts in _groups(members(run, settings, model), sets).items():
-            if run.find("alr", model=model, on=name) is None:
-                of, reference = (join_energies([energies_of(run, part, model=m) for part in parts]) for m in (model, REFERENCE))
-                run.add("alr", model=model, on=name, **asdict(alr(of, reference)))
-        if VALIDATION in sets and run.find("perplexity", model=model) is None:
-            held = energies_of(run, VALIDATION, model=model)
-            run.add("perplexity", model=model, **asdict(perplexity(held.sums, held.tokens)))
-
-
-def members(run: Run, settings: MemorizationStudy, model: str) -> tuple[str, ...] | None:
-    """The sets of rows that a model was trained on beside the shared ones, or was fused from models that were.
-
-    None where these are no whole sets: of one model among several that share a fixed total.
-    """
-    made = run.find("method", model=model)
-    if made is not None:
-        return tuple(made["parents"])
-    name = re.split(r"[@:,]", model)[0]
-    if name in settings.names:
-        return (name,)
-    if name == REFERENCE or re.fullmatch(r"[A-Z]-of-\d+", name):
-        return None
-    found = re.fullmatch(r"(?:full|fused)-([A-Z]+)", name)
-    count = (settings.total - settings.shared) // settings.own
-    return tuple(found[1]) if found else (*settings.names[:count], REST)
-
-
-def _groups(own: tuple[str, ...] | None, sets: Sequence[str]) -> dict[str, list[str]]:
-    """The sets that a model's ALR is computed on: each one, all that it was trained on, and all that others were."""
-    asked = [name for name in sets if name != VALIDATION]
-    groups = {name: [name] for name in asked}
-    if own is None:
-        return groups
-    rows = [name for name in asked if name not in (SHARED, CONTROL)]
-    mine, theirs = [name for name in rows if name in own], [name for name in rows if name not in own and name != REST]
-    return {**groups, **({OWN: mine} if mine else {}), **({OTHERS: theirs} if theirs else {})}
 
 
 def _compare(run: Run, settings: MemorizationStudy, some: Sequence[Sequence[str]]) -> None:

@@ -38,7 +38,7 @@ def _fuse(shop: Workshop, setting: Setting) -> None:
         options["base"] = shop.corpus.base
     name, about = by_method(setting.row), {"source": setting.source, "parents": list(parents)}
     try:
-        shop.ask_fused(parents, name, shop.few_sets, setting.method, **options)
+        shop.ask_fused(parents, name, shop.few_sets, setting.method, own=parents, **options)
     except InputError as error:
         # A method that these tensors are not for is a row that says so; the others go on.
         shop.say(f"{setting.row}: {error}")

@@ -11,6 +11,7 @@ from fuseforget.data import Rows
 from fuseforget.models import LanguageModel, load_language_model
 from fuseforget.records import Run
 from fuseforget.studies.memorization.data import REST, SHARED, VALIDATION, Corpus
+from fuseforget.studies.memorization.measures import measure_model
 from fuseforget.studies.memorization.models import at_epoch, fuse_into, fused_for_a_while, model_path, train
 from fuseforget.studies.memorization.scoring import REFERENCE, Scorer
 
@@ -63,6 +64,7 @@ class Workshop:
     def ask(self, name: str, sets: Sequence[str] | None = None) -> None:
         """Record a model's energies on sets (all of them, where none are named)."""
         self.scorer.score(partial(self.model, name), list(sets or self.corpus.sets), model=name)
+        measure_model(self.run, self.settings, name)
 
     def train(self, name: str, rows: Rows, **options: Any) -> None:
         """Fine-tune the base on rows; options as of :func:`fuseforget.studies.memorization.models.train`."""
@@ -71,11 +73,20 @@ class Workshop:
     def fuse(self, parents: Sequence[str], name: str) -> None:
         fuse_into(self.run, parents, name)
 
-    def ask_fused(self, parents: Sequence[str], name: str, sets: Sequence[str], method: str = "average", **options: Any) -> None:
-        """Record the energies of a fused model that is not kept."""
+    def ask_fused(
+        self,
+        parents: Sequence[str],
+        name: str,
+        sets: Sequence[str],
+        method: str = "average",
+        own: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Record the energies of a fused model that is not kept; ``own``: see :func:`measure_model`."""
         if self.scorer.lacks(sets, model=name):
             with fused_for_a_while(self.run, parents, method, options) as path:
                 self.scorer.score(partial(load_language_model, path), sets, model=name)
+        measure_model(self.run, self.settings, name, own)
 
     def watch(self, name: str) -> Callable[[int, LanguageModel], None]:
         """What records a model's energies after every epoch of its training."""
