@@ -95,6 +95,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
+@pytest.fixture(scope="session")
+def memorization_run(tmp_path_factory):
+    """A finished study of memorization with all parts (:class:`memorization_runs.Finished`), not to be written to."""
+    from memorization_runs import finish
+
+    return finish(tmp_path_factory.mktemp("memorization"))
+
+
 def kill_when(until: Sequence[Path], code: str, *arguments: object) -> None:
     """Run Python code in a process of its own, and again, killed each time as soon as the next of these paths is there.
 
