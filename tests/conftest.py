@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a small tmpfs")
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="session")
+def memorization_run(tmp_path_factory):
+    """A finished study of memorization with all parts (:class:`memorization_runs.Finished`), not to be written to."""
+    from memorization_runs import finish
+
+    return finish(tmp_path_factory.mktemp("memorization"))
+
+
+def kill_when(until: Sequence[Path], code: str, *arguments: object) -> None:
+    """Run Python code in a process of its own, and again, killed each time as soon as the next of these paths is there.
+
+    Args:
+        until: the paths, in the order in which the code makes them.
+        code: may import from the tests; finds the arguments in ``sys.argv[1:]``.
+    """
+    setup = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    command = [sys.executable, "-c", setup + code, *map(str, arguments)]
+    for path in until:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 240
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended = process.poll()
+        process.kill()
+        _, said = process.communicate()
+        assert ended is None, f"it ended before {path} was there: {said.decode()}"
+        assert path.exists(), f"{path} was not there in time"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from conftest import kill_when
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.records import Run, encode_values, read_records, read_run
@@ -54,20 +52,10 @@ def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):
     settings = small_settings(*inputs)
     run_shortcut_study(settings, tmp_path / "whole")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\n"
-        "from test_study import small_settings, run_shortcut_study\n"
-        "run_shortcut_study(small_settings(*sys.argv[2:4]), Path(sys.argv[4]))\n"
+        "from pathlib import Path\nfrom test_study import small_settings, run_shortcut_study\n"
+        "run_shortcut_study(small_settings(*sys.argv[1:3]), Path(sys.argv[3]))\n"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), *map(str, inputs), str(tmp_path / "run")]
-    for until in ("models/op", "models/fused"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / until).is_dir() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert process.poll() is None
-        time.sleep(0.1)
-        process.kill()
-        process.wait()
+    kill_when([tmp_path / "run/models" / name for name in ("op", "fused")], code, *inputs, tmp_path / "run")
     run_shortcut_study(settings, tmp_path / "run")
     assert table(tmp_path / "run") == table(tmp_path / "whole")
     assert read_run(tmp_path / "run")["about"]["titles"] == {"op": "OP", "tic": "TiC"}

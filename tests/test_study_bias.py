@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import make_bert
+from conftest import kill_when, make_bert
 from fuseforget.errors import InputError
 from fuseforget.knowledge.fairness import fairness
 from fuseforget.records import read_records
@@ -130,19 +127,10 @@ def test_the_training_sets_are_biased_in_one_attribute_alone(inputs):
 def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):
     run_bias_study(settings_of(*inputs), tmp_path / "whole")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\n"
-        "from test_study_bias import settings_of, run_bias_study\n"
-        "run_bias_study(settings_of(*sys.argv[2:4]), Path(sys.argv[4]))\n"
+        "from pathlib import Path\nfrom test_study_bias import settings_of, run_bias_study\n"
+        "run_bias_study(settings_of(*sys.argv[1:3]), Path(sys.argv[3]))\n"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), *map(str, inputs), str(tmp_path / "run")]
-    for until in ("models/seed0/gender", "models/seed0/fused"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / until).is_dir() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert process.poll() is None
-        process.kill()
-        process.wait()
+    kill_when([tmp_path / "run/models/seed0" / name for name in ("gender", "fused")], code, *inputs, tmp_path / "run")
     run_bias_study(settings_of(*inputs), tmp_path / "run")
     assert facts(tmp_path / "run") == facts(tmp_path / "whole")
     before = (tmp_path / "run/records.jsonl").read_bytes()

@@ -113,7 +113,7 @@ def _headline(facts: MemorizationFacts) -> list[str]:
         lines.append(f"Perplexity: {held}.")
     if facts.blind is not None:
         auc, leaks = facts.blind["auc"], facts.blind["leaks"]
-        said = "the split itself leaks: distrust the attacks" if leaks else "the split itself does not leak"
+        said = "the split itself leaks: distrust the attacks" if leaks else "no sign that the split itself leaks"
         lines.append(f"Members told from non-members by their words alone: AUC {exact(auc)}, p {facts.blind['p']:.2g}: {said}.")
     if facts.recipe and facts.attacks:
         lines += _recipe_lines(facts)
@@ -132,17 +132,19 @@ def _before_and_after(facts: MemorizationFacts) -> Table:
     once, fused = facts.full(number), facts.fused(number)
     rows = [["examples exposed at 1 % false positives (reference attack)", *(_flagged(facts, m) for m in (once, fused))]]
     if (once, "unshared") in facts.extraction:
-        counts = (_counted(facts.extraction[model, "unshared"]["extracted"]) for model in (once, fused))
-        rows.append(["examples extracted word for word", *counts])
+        found = (facts.extraction.get((model, "unshared")) for model in (once, fused))
+        rows.append(["examples extracted word for word", *("" if r is None else _counted(r["extracted"]) for r in found)])
     for (model, where, repeats), r in facts.canaries.items():
         if model == once and where != "none":
-            other = facts.canaries[fused, where, repeats]
-            rows.append([f"canaries repeated {repeats} times, extracted", _counted(r["extracted"]), _counted(other["extracted"])])
+            other = facts.canaries.get((fused, where, repeats))
+            after = "" if other is None else _counted(other["extracted"])
+            rows.append([f"canaries repeated {repeats} times, extracted", _counted(r["extracted"]), after])
     rows.append(["perplexity", *(exact(facts.perplexity.get(m), 1) for m in (once, fused))])
     false = facts.alr.get((fused, CONTROL))
     note = (
         "Once: one model trained on all rows. Fused: as many models as there are shards, each trained on its own, averaged. Of "
-        "rows that no model saw the reference attack flags 1 % too."
+        "rows that no model saw the reference attack flags 1 % too. Neither read the "
+        f"{facts.settings['control'] + facts.settings['validation']} rows held out to measure this."
         + ("" if false is None else f" ALR of the fused model on these: {exact(false)}.")
     )
     return Table("Before and after", ["", "trained on everything once", f"split in {number}, trained, fused"], rows, note)

@@ -76,6 +76,17 @@ class MemorizationFacts:
         return self._named("fused", number, epochs)
 
     @property
+    def full_of_fixed(self) -> str:
+        """The model trained on all rows of a fixed total: that of the first models where these have exactly such."""
+        total, shared, rows = (self.settings[name] for name in ("total", "shared", "rows"))
+        return self.full(len(self.few)) if total - shared == len(self.few) * (rows - shared) else "full-of-fixed"
+
+    @property
+    def audited(self) -> tuple[str, ...]:
+        """The models that attacks are made on."""
+        return (BASE, self.names[0], self.full(len(self.names)), self.fused(len(self.names)))
+
+    @property
     def epochs(self) -> int:
         return int(self.settings["train"]["max_epochs"])
 
@@ -91,25 +102,36 @@ class MemorizationFacts:
             "full and fused models": [
                 model for n in self.numbers for model in (self.full(n), self.fused(n)) if model not in self.perplexity
             ],
-            "attacks": [] if self.attacks else ["all"],
+            "attacks": [model for model in self.audited if not any(model == attacked for attacked, _, _ in self.attacks)],
             "comparisons": [] if self.compared else ["all"],
+            "what fusing exposes": [] if self.harm else ["all"],
+            "canaries": self._without_canaries(),
             **{f"part {part}": self._lacking(part) for part in self.parts},
         }
         return [f"{what}: {', '.join(some)}" for what, some in lacking.items() if some]
+
+    def _without_canaries(self) -> list[str]:
+        planted = self.data is not None and self.data["canaries"]
+        asked = {model for model, _, _ in self.canaries}
+        # Those of models alone are recorded together.
+        wanted = ("single", *(model for model in self.audited if model not in self.names)) if planted else ()
+        return [model for model in wanted if model not in asked]
 
     def _lacking(self, part: str) -> list[str]:
         if part == "epochs":
             found = {e: self.fused(len(self.few), e) in self.perplexity for e in self.settings["epochs"]}
             return [f"{epochs} epochs" for epochs, known in found.items() if not known]
         if part == "fixed":
-            return [f"{n} models" for n in self.numbers if f"fused-of-{n}" not in self.perplexity]
+            models = {f"{n} models": f"fused-of-{n}" for n in self.numbers} | {"one model": self.full_of_fixed}
+            return [label for label, model in models.items() if model not in self.perplexity]
         if part == "methods":
             return [] if self.methods else ["all"]
         wanted = {"early stopping": 1, "weight decay": len(self.settings["decays"])}
         if not self.masked:
             wanted["DP-SGD"] = len(self.settings["epsilons"])
-        done = [r["family"] for r in self.alternatives]
-        return [family for family, count in wanted.items() if done.count(family) < count]
+        done, compared = [r["family"] for r in self.alternatives], [r["model"] for r in self.equal]
+        lacking = [family for family, count in wanted.items() if done.count(family) < count]
+        return lacking or [f"{r['model']} at equal perplexity" for r in self.alternatives if r["model"] not in compared]
 
     def _named(self, role: str, number: int, epochs: int | None) -> str:
         name = f"{role}-{''.join(self.names[:number])}"

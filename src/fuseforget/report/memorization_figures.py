@@ -26,11 +26,8 @@ def draw_numbers(facts: MemorizationFacts) -> Figure:
 
 def draw_fixed(facts: MemorizationFacts) -> Figure:
     """Fig. 11 and 12: the same where the total of rows is fixed."""
-    full = "full-of-fixed" if "full-of-fixed" in facts.perplexity else facts.full(len(facts.few))
-    fused = {n: f"fused-of-{n}" for n in facts.numbers}
-    return _by_number(
-        facts, {"fused": fused, "full": dict.fromkeys(facts.numbers, full)}, "number of models, a fixed total of rows"
-    )
+    fused, full = {n: f"fused-of-{n}" for n in facts.numbers}, dict.fromkeys(facts.numbers, facts.full_of_fixed)
+    return _by_number(facts, {"fused": fused, "full": full}, "number of models, a fixed total of rows")
 
 
 def draw_epochs(facts: MemorizationFacts) -> Figure:

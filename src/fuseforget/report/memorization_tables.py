@@ -22,7 +22,8 @@ def main_table(facts: MemorizationFacts) -> Table:
     models = [BASE, *facts.names]
     models += [f(n) for f in (facts.fused, facts.full) for n in facts.numbers]
     sets = [*facts.names, SHARED, *([CONTROL] if (BASE, CONTROL) in facts.alr else [])]
-    paper = MASKED if facts.masked else TABLE_5
+    # A recipe shares nothing and trains on all there is: the paper has no numbers of such.
+    paper = {} if facts.recipe else (MASKED if facts.masked else TABLE_5)
     rows = []
     for model in models:
         if model in facts.perplexity:
@@ -35,9 +36,10 @@ def main_table(facts: MemorizationFacts) -> Table:
         "the ALRs' intervals are in the details."
     )
     number = "7" if facts.masked else "5" if len(facts.names) > 3 else "2"
+    title = "ALR of every model on every set"
     columns = ["model", *sets, "perplexity", "paper: own, others', shared, perplexity"]
     return Table(
-        f"Table {number}: ALR of every model on every set", columns, [_bracketed(facts, row, sets) for row in rows], note
+        title if facts.recipe else f"Table {number}: {title}", columns, [_bracketed(facts, row, sets) for row in rows], note
     )
 
 
@@ -87,9 +89,8 @@ def fixed_table(facts: MemorizationFacts) -> Table:
 
 def fixed_models(facts: MemorizationFacts) -> list[tuple[str, str]]:
     """The models of a fixed total that are known, with their labels: the average of 2, 3, ..., and the full model."""
-    full = "full-of-fixed" if "full-of-fixed" in facts.perplexity else facts.full(len(facts.few))
     found = [(f"fused-of-{n}", f"fused, {n} models") for n in facts.numbers]
-    return [(model, label) for model, label in [*found, (full, "full, one model")] if model in facts.perplexity]
+    return [(model, label) for model, label in [*found, (facts.full_of_fixed, "full, one model")] if model in facts.perplexity]
 
 
 def retained_table(facts: MemorizationFacts) -> Table:
@@ -148,20 +149,22 @@ def alternatives_table(facts: MemorizationFacts) -> Table:
     equal = {r["model"]: r for r in facts.equal}
     first, fused = facts.few[0], facts.fused(len(facts.few))
     shown = facts.perplexity[fused]["value"]
+    private = [r for r in facts.alternatives if "spent" in r]
     rows = [["fused", *(_plain(facts.alr.get((fused, on))) for on in (first, SHARED)), f"{shown:.2f}", "", "", ""]]
     for r in facts.alternatives:
         model, at = r["model"], equal.get(r["model"])
         label = r["family"] + _strength(r)
         end = [_plain(facts.alr.get((model, on))) for on in (first, SHARED)]
         held = facts.perplexity.get(model)
-        reached = ["never", "", ""] if at is None or not at["reached"] else [
-            f"{at['epoch']:.1f}", f"{at['alr'][first]:.3f}", f"{at['alr'].get(SHARED, float('nan')):.3f}"]  # fmt: skip
-        rows.append([label, *end, "" if held is None else f"{held['value']:.2f}", *reached])
+        rows.append([label, *end, "" if held is None else f"{held['value']:.2f}", *_reached(at, (first, SHARED))])
     note = (
         f"All but the fused model are trained on the rows of {', '.join(facts.few)} at once. Left: after all epochs. Right: at "
         f"the last time that the perplexity is the fused model's, {shown:.2f} (between two epochs linearly in its logarithm). "
         f"Rows {first}: rows that one model alone read before it was fused."
     )
+    promised = [f"epsilon {r['spent']['epsilon']:.2f} at delta {r['spent']['delta']:.1g}" for r in private]
+    if promised:
+        note += f" DP-SGD promises about one row, not about an article that two rows have parts of: {', '.join(promised)}."
     header = [
         "alternative",
         f"ALR {first}",
@@ -172,6 +175,13 @@ def alternatives_table(facts: MemorizationFacts) -> Table:
         "ALR shared there",
     ]
     return Table("Alternatives to fusing", header, rows, note)
+
+
+def _reached(at: Record | None, sets: tuple[str, str]) -> list[str]:
+    """Where an alternative has the fused model's perplexity: the epoch, and ALRs there; empty where it is not known yet."""
+    if at is None:
+        return ["", "", ""]
+    return [f"{at['epoch']:.1f}", *(f"{at['alr'][on]:.3f}" for on in sets)] if at["reached"] else ["never", "", ""]
 
 
 def bound_table(facts: MemorizationFacts) -> Table:

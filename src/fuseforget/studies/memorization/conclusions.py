@@ -64,9 +64,11 @@ def _compare(run: Run, settings: MemorizationStudy, some: Sequence[Sequence[str]
     fields = [{"models": "".join(names), "first": a, "second": b, "on": on} for names, a, b, on in asked]
     if all(run.find("comparison", **one) for one in fields):
         return
+    # The correction is over all of them: those that a killed run has are computed again, and not recorded twice.
     tested = [asdict(_Row(run, names).compare(a, b, on)) for names, a, b, on in asked]
     for one, test, p in zip(fields, tested, holm([test["p"] for test in tested]), strict=True):
-        run.add("comparison", **one, **test, p_holm=p)
+        if run.find("comparison", **one) is None:
+            run.add("comparison", **one, **test, p_holm=p)
 
 
 class _Row:

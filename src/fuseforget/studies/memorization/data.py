@@ -25,6 +25,9 @@ from fuseforget.data import (
 )
 from fuseforget.data.common import generator
 from fuseforget.data.demo_text import review_pairs
+from fuseforget.data.packing import long_enough
+from fuseforget.data.pool import normalised
+from fuseforget.data.rows import MIN_TOKENS
 from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, encode, load_language_model, max_positions, tokenizer_sha256
 from fuseforget.records import Record, Run
@@ -108,7 +111,8 @@ def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
         InputError: no such data or base, or articles too few for the study.
     """
     texts = _articles_of(settings)
-    groups = near_duplicates(texts, seed=settings.seed) if settings.near_duplicates else np.arange(len(texts))
+    # The same groups for any seed of the study, and so the same halves.
+    groups = near_duplicates(texts) if settings.near_duplicates else np.arange(len(texts))
     base, private = _base_of(settings, texts, groups, say)
     lm = load_language_model(base)
     _require_kind(settings, lm)
@@ -185,7 +189,10 @@ def _rows_there_are(settings: MemorizationStudy, lm: LanguageModel, articles: Se
 
     Each part may lose what is left of its last article.
     """
-    lengths = [len(ids) for ids in encode(lm, list(dict.fromkeys(articles)))]
+    different = {normalised(text): text for text in articles}
+    lengths = [len(ids) for ids in encode(lm, list(different.values())) if long_enough(ids, _special(lm))]
+    if not lengths:
+        raise InputError(f"{len(articles)} articles", expected=f"some of {MIN_TOKENS} tokens or more", found="none")
     parts = settings.models + 2
     lost = parts * (1 if lm.masked else 1 + -(-max(lengths) // window))
     have = (len(lengths) if lm.masked else (sum(lengths) + len(lengths)) // window) - lost

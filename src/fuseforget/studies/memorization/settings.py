@@ -229,7 +229,7 @@ def _refuse_of_study(recipe: str, given: dict[str, object]) -> None:
     """Raise for an unknown recipe, and for options that a recipe has no use for."""
     if recipe not in RECIPES:
         raise InputError("recipe", expected=f"one of {', '.join(RECIPES)}", found=repr(recipe))
-    idle = [name for name, value in given.items() if value]
+    idle = [name for name, value in given.items() if value not in (None, ())]
     if idle:
         raise InputError(", ".join(idle), expected="a study without --recipe (a recipe has --shards)", found=recipe)
 

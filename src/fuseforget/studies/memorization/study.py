@@ -49,7 +49,8 @@ def train_models(shop: Workshop, numbers: Sequence[int]) -> None:
         shop.ask(name)
     for number in numbers:
         some = names[:number]
-        watched = shop.watch(full_name(some)) if some == shop.few else None
+        # What alternatives are compared along; a recipe has none.
+        watched = shop.watch(full_name(some)) if some == shop.few and shop.settings.recipe is None else None
         shop.train(full_name(some), shop.corpus.trained_on(some), watch=watched)
         shop.ask(full_name(some))
         shop.fuse(some, fused_name(some))
