@@ -307,8 +307,9 @@ def test_a_canary_by_hand():
     assert canary.prefix == f"Call {canary.word}:"
     assert canary.text == f"Call {canary.word}: {canary.fill[0]}-{canary.fill[1]}!"
     texts, true = candidates(canary)
-    assert texts == (" 0-a!", " 0-b!", " 0-c!", " 1-a!", " 1-b!", " 1-c!")
-    assert canary.prefix + texts[true] == canary.text
+    # What follows the last slot is no part of the secret.
+    assert texts == (" 0-a", " 0-b", " 0-c", " 1-a", " 1-b", " 1-c")
+    assert canary.prefix + texts[true] + "!" == canary.text
     assert (canary.part, canary.repeats) == ("A", 2)
 
 
@@ -316,7 +317,7 @@ def test_the_usual_format_has_ten_thousand_fills():
     for canary in draw_canaries(CanaryFormat(), 20, "none", 0, seed=1):
         texts, true = candidates(canary)
         assert len(set(texts)) == len(texts) == 10**4 == canary.format.space
-        assert canary.prefix + texts[true] == canary.text
+        assert canary.prefix + texts[true] + "." == canary.text
         assert true == int("".join(canary.fill))
 
 

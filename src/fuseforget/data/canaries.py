@@ -140,13 +140,15 @@ class CanaryPlan:
 
 
 def candidates(canary: Canary) -> tuple[tuple[str, ...], int]:
-    """Every fill as the text that follows the canary's prefix, to the canary's end, and which of them is the true one.
+    """Every fill as the text that follows the canary's prefix, to its last slot, and which of them is the true one.
 
-    In the order of the slots' values, the last slot running fastest.
+    In the order of the slots' values, the last slot running fastest. What follows the last slot is the same in all, and no
+    part of the secret: scoring it would take a row of each fill's own.
     """
     values = _values(canary.format)
     _, literals = canary.format.split("x")
-    texts = tuple(_filled(literals, fill) for fill in product(*values))
+    searched = [*literals[:-1], ""]
+    texts = tuple(_filled(searched, fill) for fill in product(*values))
     true = 0
     for value, options in zip(canary.fill, values, strict=True):
         true = true * len(options) + list(options).index(value)
