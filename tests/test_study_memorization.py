@@ -143,9 +143,10 @@ def test_without_opacus_the_run_says_what_is_missing_and_goes_on(memorization_ru
 
 
 def test_the_reference_is_read_once(memorization_run):
-    base, read = memorization_run.settings.base, memorization_run.read
-    assert read["energies", base] == len(["A", "B", "C", "shared", "control", "validation"])
-    assert read["tokens", base] == len(["A", "B", "C", "shared", "control"])
+    read = memorization_run.read
+    assert read["energies", "base"] == len(["A", "B", "C", "shared", "control", "validation"])
+    assert read["tokens", "base"] == len(["A", "B", "C", "shared", "control"])
+    assert read["energies", "another"] > 20 * read["energies", "base"]
 
 
 def test_rows_that_carry_canaries_are_in_no_measured_set(memorization_run, monkeypatch):
@@ -207,7 +208,9 @@ def test_the_recipe_counts_what_is_exposed(inputs, tmp_path, monkeypatch):
     took = read_run(tmp_path / "run")["settings"]["rows"]
     (read,) = [r for r in records if r["kind"] == "data"]
     assert took > 0
-    assert read["counts"]["left_over"] <= 60  # of 450: eight rows, which the ends of the four parts may need, and what canaries take the place of
+    assert (
+        read["counts"]["left_over"] <= 60
+    )  # of 450: eight rows, which the ends of the four parts may need, and what canaries take the place of
     assert sum(r["examples"] for r in records if r["kind"] == "training" and r["name"] in "AB") == 2 * took
     summary = summarise(read_run(tmp_path / "run"), records)
     (table,) = [t for t in summary.tables if t.title == "Before and after"]
