@@ -24,6 +24,7 @@ from fuseforget.studies.memorization import (
     settings_for,
 )
 from fuseforget.studies.memorization.base import BaseSettings, pretrain_base
+from fuseforget.studies.memorization.workshop import Workshop
 from fuseforget.train import TrainSettings
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
@@ -75,8 +76,7 @@ class Finished:
         path: not to be written to.
         first: the records' file after the first command, which asked for two parts where opacus was not installed.
         said: what the first command said.
-        read: how many times each model's directory was read for energies (``energies``) and for attacks (``tokens``), a set a
-            time.
+        read: how many sets the reference (``base``) and other models were asked for energies and, by attacks, for ``tokens``.
     """
 
     settings: MemorizationStudy
@@ -90,15 +90,23 @@ def finish(home: Path) -> Finished:
     """Make the run: asked for some, then for all parts."""
     settings, said, read = settings_of(*make_inputs(home)), [], Counter()
 
+    bases, load = [], Workshop.model
+
+    def model(shop, name):
+        lm = load(shop, name)
+        bases.extend([lm] if name == scoring.REFERENCE else [])
+        return lm
+
     def counted(kind, function):
         def call(lm, *arguments, **options):
-            read[kind, lm.source] += 1
+            read[kind, "base" if any(lm is one for one in bases) else "another"] += 1
             return function(lm, *arguments, **options)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
         short_canaries(patch)
+        patch.setattr(Workshop, "model", model)
         patch.setattr(scoring, "energies", counted("energies", scoring.energies))
         patch.setattr(audit, "token_scores", counted("tokens", audit.token_scores))
         with patch.context() as without:

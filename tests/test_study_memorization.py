@@ -67,7 +67,8 @@ def test_rows_are_memorised_and_fused_away(memorization_run):
 
 
 def test_canaries_that_all_models_read_stay_exposed(memorization_run):
-    """In bits of 6.6, three canaries each. Seeds 0 to 2: MARGINS."""
+    """In bits of 6.6, three canaries each. Seeds 0 to 2: 4.0 to 5.5 of single models, 4.2 to 6.3 of shared canaries; fused ones
+    1.6 to 4 bits less of those of single models than of shared ones; .4 to 1.8 of canaries that were nowhere (chance: 1.4)."""
     records = read_records(memorization_run.path)
     mean = {(r["model"], r["where"]): r["mean"]["value"] for r in records if r["kind"] == "canaries"}
     assert mean["single", "single"] > 2.8
@@ -142,9 +143,10 @@ def test_without_opacus_the_run_says_what_is_missing_and_goes_on(memorization_ru
 
 
 def test_the_reference_is_read_once(memorization_run):
-    base, read = memorization_run.settings.base, memorization_run.read
-    assert read["energies", base] == len(["A", "B", "C", "shared", "control", "validation"])
-    assert read["tokens", base] == len(["A", "B", "C", "shared", "control"])
+    read = memorization_run.read
+    assert read["energies", "base"] == len(["A", "B", "C", "shared", "control", "validation"])
+    assert read["tokens", "base"] == len(["A", "B", "C", "shared", "control"])
+    assert read["energies", "another"] > 20 * read["energies", "base"]
 
 
 def test_rows_that_carry_canaries_are_in_no_measured_set(memorization_run, monkeypatch):
@@ -206,7 +208,9 @@ def test_the_recipe_counts_what_is_exposed(inputs, tmp_path, monkeypatch):
     took = read_run(tmp_path / "run")["settings"]["rows"]
     (read,) = [r for r in records if r["kind"] == "data"]
     assert took > 0
-    assert read["counts"]["left_over"] <= 30  # of 450: what the parts' ends may need
+    assert (
+        read["counts"]["left_over"] <= 60
+    )  # of 450: eight rows, which the ends of the four parts may need, and what canaries take the place of
     assert sum(r["examples"] for r in records if r["kind"] == "training" and r["name"] in "AB") == 2 * took
     summary = summarise(read_run(tmp_path / "run"), records)
     (table,) = [t for t in summary.tables if t.title == "Before and after"]

@@ -48,7 +48,8 @@ def draw_alternatives(facts: MemorizationFacts) -> Figure:
     first = facts.few[0]
     for number, record in enumerate(facts.alternatives):
         curve = [f"{record['model']}:{epoch}" for epoch in range(1, facts.epochs + 1)]
-        points = [(facts.perplexity[m]["value"], facts.alr[m, first]["value"]) for m in curve if (m, first) in facts.alr]
+        known = [m for m in curve if (m, first) in facts.alr and m in facts.perplexity]
+        points = [(facts.perplexity[m]["value"], facts.alr[m, first]["value"]) for m in known]
         label = record["family"] + (f" {record['decay']:g}" if "decay" in record else "")
         label += f", epsilon {record['epsilon']:g}" if "epsilon" in record else ""
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]

@@ -42,7 +42,8 @@ def _of_study(settings: Record, grown: Grown) -> list[str]:
     flags = {"base": "base", "data": "data", "names": "names", "unit": "unit", "sentences": "sentences", "rows": "sentences",
              "ratio": "ratio", "text": "text"}  # fmt: skip
     if "recipe" in settings:
-        flags |= {"rows": "rows", "split": "split"}
+        # The tiny scale has articles of its own, and no split of them.
+        flags |= {"rows": "rows"} | ({"split": "split"} if settings["data"] is not None else {})
     for option, flag in flags.items():
         if settings.get(option) is not None:
             words += [f"--{flag}", str(settings[option])]
