@@ -21,6 +21,7 @@ from fuseforget.models.language import (
 )
 from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
+from fuseforget.models.reader import TextReader, read_text_reader
 from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
 from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
@@ -33,6 +34,7 @@ __all__ = [
     "Energies",
     "LanguageModel",
     "Masks",
+    "TextReader",
     "TokenScores",
     "add_word_tokens",
     "autocast",
@@ -61,6 +63,7 @@ __all__ = [
     "prepare_start",
     "quiet",
     "random_like",
+    "read_text_reader",
     "save_classifier",
     "save_language_model",
     "seeded",
