@@ -318,6 +318,8 @@ def test_masked_models_are_attacked_by_their_energies_alone(home, tmp_path):
     assert asked == ["alr", "perplexity", "mia_recall", *attacks]
     assert values_of(records, "auc.reference")["m"]["value"] > 0.7
     assert values_of(records, "alr")["base"]["value"] == 1
+    with pytest.raises(InputError, match=r"p: expected reference .* which alr need"):
+        probe([tmp_path / "m"], [spec_of(home, metrics=("alr",))])
     with pytest.raises(InputError, match=r"auc.min_k: expected a decoder, found the masked language model"):
         probe([tmp_path / "m"], [spec_of(home, metrics=("auc.min_k",))])
 

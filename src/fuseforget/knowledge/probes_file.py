@@ -12,7 +12,7 @@ from fuseforget.errors import SEEDS, InputError
 from fuseforget.knowledge.leak_metrics import leak_metric
 from fuseforget.knowledge.probes import require_metric
 
-__all__ = ["AUDIT", "MemorizationSpec", "ProbeSpec", "read_probes_file"]
+__all__ = ["AUDIT", "MemorizationSpec", "ProbeSpec", "read_probes_file", "require_evidence"]
 
 CLASSIFICATION, MEMORIZATION = "classification", "memorization"
 
@@ -133,7 +133,7 @@ def read_probes_file(file: str | Path) -> list[ProbeSpec | MemorizationSpec]:
         if isinstance(spec, ProbeSpec):
             _require_measurable(where, spec)
         else:
-            _require_evidence(where, spec)
+            require_evidence(where, spec)
     names = [name for spec in specs for name in (spec.probes if isinstance(spec, ProbeSpec) else [spec.name])]
     if len({spec.name for spec in specs}) != len(specs) or len(set(names)) != len(names):
         raise InputError(str(file), expected="probes with different names", found=", ".join(names))
@@ -159,7 +159,7 @@ def _require_measurable(where: str, spec: ProbeSpec) -> None:
         raise InputError(where, expected=f"an attribute, which {' and '.join(alone)} need", found="none")
 
 
-def _require_evidence(where: str, spec: MemorizationSpec) -> None:
+def require_evidence(where: str, spec: MemorizationSpec) -> None:
     """Raise InputError for metrics that there are not, and for those whose rows or models the entry does not name."""
     asked = [leak_metric(where, name) for name in spec.metrics or ()]
     if len({one.name for one in asked}) != len(asked):

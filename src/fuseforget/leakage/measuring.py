@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fuseforget.data import Rows
 from fuseforget.errors import InputError
-from fuseforget.knowledge import Evidence, blind_baseline
+from fuseforget.knowledge import ATTACKS, Evidence, blind_baseline
 from fuseforget.leakage.attacked import attack_scores, extraction_scores
 from fuseforget.leakage.probe import MEMBERS, NON_MEMBERS, LeakProbe
 from fuseforget.leakage.scoring import Scorer, energies_of
@@ -106,7 +106,9 @@ class _Bench:
         said = None
         if kept is not None and tokens is not None:
             said = _LogProbs(decode_values(kept["log_probs"]), tokens.offsets)
-        return Evidence(energies_of(self.run, name, model=source), of_reference, tokens, said, self.probe.reader.decode(rows.ids))
+        needs_texts = any("texts" in ATTACKS[one].needs for one in self.probe.attacks)
+        texts = self.probe.reader.decode(rows.ids) if needs_texts else None
+        return Evidence(energies_of(self.run, name, model=source), of_reference, tokens, said, texts)
 
 
 def ask_blind(run: Run, probe: LeakProbe, *, say: Say) -> None:

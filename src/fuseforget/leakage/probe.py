@@ -14,6 +14,7 @@ from fuseforget.data.pool import refuse_overlap
 from fuseforget.errors import InputError
 from fuseforget.knowledge import MemorizationSpec
 from fuseforget.knowledge.leak_metrics import LeakMetric, default_metrics, leak_metric
+from fuseforget.knowledge.probes_file import require_evidence
 from fuseforget.models import TextReader, read_text_reader
 from fuseforget.records import Record
 
@@ -105,6 +106,7 @@ def describe_data(spec: MemorizationSpec) -> Record:
 
 
 def _load(spec: MemorizationSpec, models: Sequence[str], readers: dict[str, TextReader], say: Say) -> LeakProbe:
+    require_evidence(spec.name, spec)  # an entry that came from no file was not checked yet
     reference = None if spec.reference is None else _as_a_model(spec.reference, models)
     asked = list(dict.fromkeys([*([] if reference is None else [reference]), *models]))
     for source in asked:

@@ -160,5 +160,6 @@ def _harmed(record: Record) -> Table:
     rows = [
         harm_cells(h, f"{h['row']} (text {', '.join(str(number) for number in h['documents'])})") for h in record["rows"][:HARMED]
     ]
+    rows = rows or [["none", *[""] * (len(HARM_HEADER) - 1)]]
     title = f"Members that {record['model']} exposes more than each of {', '.join(record['parents'])}"
     return Table(title, HARM_HEADER, rows, f"{harm_note(record)} Rows and texts are numbered from 0.")
