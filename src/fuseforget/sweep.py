@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget.asked import Asked, as_probes, describe_inputs, describe_models, describe_sources, of_classifiers, read_asked
 from fuseforget.audit import record_audit
-from fuseforget.checkpoint import Checkpoint, file_sha256, open_checkpoint, require_same
-from fuseforget.data import read_attributed, read_examples
-from fuseforget.data.tables import find_source
+from fuseforget.checkpoint import Checkpoint, open_checkpoint, require_same
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace
-from fuseforget.knowledge import Measurement, Probe, ProbeSpec, measure, read_probes_file
+from fuseforget.knowledge import Measurement, MemorizationSpec, Probe, measure
 from fuseforget.knowledge.probes import in_labels_of, unique_names
+from fuseforget.leakage import LEAKAGE_KINDS, describe_leaks, load_leak_probes, record_leakage
 from fuseforget.models import (
     Batch,
     describe_cut,
     encode_batches,
+    is_language_model,
     label_names,
     load_classifier,
     max_tokens,
@@ -46,7 +47,7 @@ __all__ = [
 
 Say = Callable[[str], None]
 Logits = npt.NDArray[np.float32]
-PRINTED = ("measurement", "group", "comparison")
+PRINTED = ("measurement", "group", "comparison", *LEAKAGE_KINDS)
 
 
 class Resident:
@@ -132,28 +133,36 @@ class Resident:
 
 
 def probe(
-    models: Sequence[str | Path], probes: str | Path | Sequence[Probe], out: str | Path | None = None, *,
+    models: Sequence[str | Path], probes: str | Path | Sequence[Asked], out: str | Path | None = None, *,
     exact: bool = False, say: Say = lambda line: None,
 ) -> list[Record]:  # fmt: skip
     """Measure every probe on every model.
 
     Args:
-        models: sequence classifiers; each uses its own tokenizer.
-        probes: a probes file, or probes.
+        models: sequence classifiers, each with its own tokenizer; or language models of one tokenizer, for entries of kind
+            ``memorization``.
+        probes: a probes file, or probes (:class:`fuseforget.knowledge.Probe`, :class:`fuseforget.knowledge.MemorizationSpec`).
         out: a run to keep the measurements in; run again, it resumes.
 
     Returns:
         A record a measurement: model, probe, metric, value, low, high, n, the per-example values, encoded, and how many
         texts were cut because the model reads no more of them; for probes by a protected attribute, their audit
-        (:func:`fuseforget.audit.record_audit`): a record a model and group, and one a comparison with the first model.
+        (:func:`fuseforget.audit.record_audit`): a record a model and group, and one a comparison with the first model. Of
+        entries of kind ``memorization``: their rows, the blind baseline, and what
+        :func:`fuseforget.leakage.conclusions.conclude` records.
 
     Raises:
-        InputError: a model that is no whole classifier, or labels that it does not name.
+        InputError: a model that is no whole classifier, or labels that it does not name; of entries of kind ``memorization``
+            see :func:`fuseforget.leakage.load_leak_probes`.
     """
-    asked = as_probes(probes)
+    specs = read_asked(probes)
+    asked, private = of_classifiers(specs), [spec for spec in specs if isinstance(spec, MemorizationSpec)]
     sources = [str(model) for model in models]
     checkpoints = [open_checkpoint(source) for source in sources]
-    settings = {**describe_inputs(checkpoints, asked), "exact": exact}
+    if asked:
+        _require_classifiers(asked, checkpoints)
+    leaks = load_leak_probes(private, sources, say=say)
+    settings = {**describe_inputs(checkpoints, asked), "exact": exact, **({"leakage": describe_leaks(leaks)} if leaks else {})}
     with run_or_memory(out, command="probe", settings=settings, about=describe_sources(probes), say=say) as run:
         for source in sources:
             names = [p.name for p in asked if run.find("measurement", model=source, probe=p.name) is None]
@@ -161,6 +170,7 @@ def probe(
                 resident = Resident(source, asked, exact=exact)
                 record_missing(run, resident, names, say=say, model=source)
         record_audit(run, asked, sources, say=say)
+        record_leakage(run, leaks, checkpoints, exact=exact, say=say)
         return [record for record in run.records if record["kind"] in PRINTED]
 
 
@@ -191,86 +201,15 @@ def measurement_fields(measurement: Measurement) -> Record:
     }
 
 
-def as_probes(probes: str | Path | Sequence[Probe]) -> list[Probe]:
-    """Probes from a probes file, with their data read; probes as they are."""
-    if isinstance(probes, str | Path):
-        return [probe for spec in read_probes_file(probes) for probe in _load_probes(spec)]
-    return list(probes)
-
-
-def describe_inputs(checkpoints: Sequence[Checkpoint], probes: Sequence[Probe]) -> Record:
-    """What a run needs to say about its inputs to be repeated, and to refuse to resume on others."""
-    import hashlib
-    import json
-
-    return {
-        **describe_models(checkpoints),
-        "probes": {
-            p.name: {
-                "metric": p.metric,
-                "n": len(p.texts),
-                "sha256": hashlib.sha256(json.dumps(_content(p)).encode()).hexdigest(),
-            }
-            for p in probes
-        },
-    }
-
-
-def describe_models(checkpoints: Sequence[Checkpoint]) -> Record:
-    """Which checkpoints these are: their sources, and the hashes of their weight files."""
-    return {
-        "models": [c.source for c in checkpoints],
-        "model_sha256": [[file_sha256(file) for file in c.files] for c in checkpoints],
-    }
-
-
-def describe_sources(probes: str | Path | Sequence[Probe]) -> Record:
-    """Where a probes file's probes come from, to find them again: paths, columns, and hashes of the files.
-
-    A run does not insist on these when it resumes: a file that moved is the same probe, and what its texts and labels are
-    is in the settings (:func:`describe_inputs`).
-    """
-    if not isinstance(probes, str | Path):
-        return {}
-    return {
-        "probes_file": {"path": str(probes), "sha256": file_sha256(Path(probes))},
-        "sources": {spec.name: {**_source(spec), "file_sha256": _file_sha256(spec)} for spec in read_probes_file(probes)},
-    }
-
-
-def _file_sha256(spec: ProbeSpec) -> str | None:
-    """The digest of a probe's data file; None for a hub id or a directory of `datasets`, which are no single file."""
-    file = find_source(spec.data, spec.split)
-    return file_sha256(file) if file is not None and file.is_file() else None
-
-
-def _source(spec: ProbeSpec) -> Record:
-    """Where an entry's data is; what it does not name is left out, as in runs of before it could."""
-    named = spec.model_dump(include={"attribute", "unit", "values"}, exclude_none=True, mode="json")
-    return {**spec.model_dump(include={"data", "split", "text", "label"}), **named}
-
-
-def _load_probes(spec: ProbeSpec) -> list[Probe]:
-    """The probes of an entry, one a metric, which share its data."""
-    if spec.attribute is None:
-        examples = read_examples(spec.data, split=spec.split, text=spec.text, label=spec.label)
-        of_data: dict[str, Any] = {}
-    else:
-        attributes = [spec.attribute] if spec.values is None else {spec.attribute: spec.values}
-        data = read_attributed(
-            spec.data, split=spec.split, text=spec.text, label=spec.label, attributes=attributes, unit=spec.unit
-        )  # fmt: skip
-        examples, units = data.examples, data.unit_codes()
-        of_data = {
-            "attribute": spec.attribute,
-            "groups": tuple(data.codes(spec.attribute).tolist()),
-            "group_names": data.values(spec.attribute),
-            "units": () if units is None else tuple(units.tolist()),
-        }
-    return [
-        Probe(name, examples.texts, examples.labels, metric, examples.own_names, examples.named, **of_data)
-        for name, metric in spec.probes.items()
-    ]
+def _require_classifiers(probes: Sequence[Probe], checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise InputError for a language model, which has no head to ask for a label."""
+    for checkpoint in checkpoints:
+        if is_language_model(checkpoint.config):
+            raise InputError(
+                f"{probes[0].name} on {checkpoint.source}", expected="a sequence classifier",
+                found=f"{checkpoint.config['architectures'][0]}, a language model without a classifier's head",
+                action="Ask it by entries of kind: memorization; entries of both kinds need files of their own.",
+            )  # fmt: skip
 
 
 def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
@@ -279,10 +218,3 @@ def require_aligned(checkpoints: Sequence[Checkpoint]) -> None:
     lacking = [c.source for c in checkpoints[1:] if c.infos.keys() != checkpoints[0].infos.keys()]
     if lacking:
         raise InputError("models", expected="the same tensors in all", found=f"tied copies stored in some: {', '.join(lacking)}")
-
-
-def _content(probe: Probe) -> list[Any]:
-    """What makes a probe the same: texts and labels, the labels' names where these decide what is asked, and the groups."""
-    names = [probe.label_names] if probe.label_names else []
-    by = [probe.attribute, probe.groups, probe.group_names, probe.units] if probe.attribute else []
-    return [probe.texts, probe.labels, *names, *by]

@@ -24,7 +24,10 @@ def probe(
     exact: Exact = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure probes on models; by a protected attribute, an audit of each model and of the others against the first."""
+    """Measure probes on models; by a protected attribute, an audit of each model and of the others against the first.
+
+    Language models are asked by entries of kind: memorization what they give away of the rows that they were trained on.
+    """
     from fuseforget.sweep import probe as measure
 
     _print(measure(models, probes, out, exact=exact, say=progress_lines()), ["model"], as_json)
@@ -60,6 +63,7 @@ def path(
 
 def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:
     from fuseforget.report.audit import audit_tables, plain_measurements
+    from fuseforget.report.leakage import leakage_remarks, leakage_tables
 
     if as_json:
         print_json([{key: value for key, value in r.items() if key not in ("values", "confidences")} for r in records])
@@ -67,8 +71,12 @@ def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> No
     lines = plain_measurements(records) if where == ["model"] else records
     if lines:
         _print_measurements(lines, where)
-    for title, tables in audit_tables(records).items():
-        print(f"\n{title}" if lines else title)
+    sections = {**audit_tables(records), **leakage_tables(records)}
+    remarks = leakage_remarks(records)
+    for number, (title, tables) in enumerate(sections.items()):
+        print(f"\n{title}" if lines or number else title)
+        for line in remarks.get(title, ()):
+            print(f"\n{line}")
         for table in tables:
             print()
             print_table(table.header, table.rows, table.title)

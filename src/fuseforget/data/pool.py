@@ -106,13 +106,16 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def refuse_overlap(texts: Sequence[str], held_out: Sequence[str], groups: Sequence[int]) -> None:
+def refuse_overlap(
+    texts: Sequence[str], held_out: Sequence[str], groups: Sequence[int], *, thing: str = "held-out texts"
+) -> None:
     """Raise InputError when a held-out text is one of the texts, or near one.
 
     Args:
         texts: what models may be trained on.
         held_out: what they must not be.
         groups: numbers of all texts and then of all held-out texts, equal for near-duplicates.
+        thing: what the message calls the held-out texts.
     """
     same = {normalised(text) for text in texts}
     near = set(groups[: len(texts)])
@@ -124,7 +127,7 @@ def refuse_overlap(texts: Sequence[str], held_out: Sequence[str], groups: Sequen
     if overlap:
         shown = "; ".join(f"row {row} {normalised(text)[:60]!r}" for row, text in overlap[:3])
         raise InputError(
-            "held-out texts",
+            thing,
             expected="none that is in the corpus, or nearly",
             found=f"{len(overlap)} of {len(held_out)} ({shown}{'; ...' if len(overlap) > 3 else ''})",
             action="Remove them from one of the two.",

@@ -21,7 +21,7 @@ from fuseforget.knowledge.memorization import (
     retained,
 )
 from fuseforget.knowledge.probes import METRICS, Measurement, Metric, Probe, measure
-from fuseforget.knowledge.probes_file import ProbeSpec, read_probes_file
+from fuseforget.knowledge.probes_file import MemorizationSpec, ProbeSpec, read_probes_file
 from fuseforget.knowledge.roc import Auc, OperatingPoint, roc_auc, tpr_at
 from fuseforget.knowledge.statistics import (
     Bound,
@@ -51,6 +51,7 @@ __all__ = [
     "HarmRow",
     "Interval",
     "Measurement",
+    "MemorizationSpec",
     "Metric",
     "OperatingPoint",
     "Probe",

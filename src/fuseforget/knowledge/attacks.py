@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fuseforget.errors import InputError
 from fuseforget.knowledge.memorization import RowEnergies, likelihood_ratio, token_means
 
-__all__ = ["ATTACKS", "WINDOWS", "Attack", "Evidence", "TokenScores", "attack", "attacks_for"]
+__all__ = ["ATTACKS", "WINDOWS", "Attack", "Evidence", "TokenLogProbs", "TokenScores", "attack", "attacks_for"]
 
 Values = npt.NDArray[np.float64]
 LOWEST = 0.2  # the share of a row's tokens that Min-K% and Min-K%++ look at (the k = 20 % of both papers)
@@ -26,18 +26,28 @@ LEAST_SPREAD = 1e-6  # nats: below it, float32 log-probabilities do not tell the
 WINDOWS = (2, 3, 4, 6, 9, 13, 18, 25, 32, 40)  # tokens, geometrically spaced: the windows of Chen et al. 2026
 
 
-class TokenScores(Protocol):
-    """What a decoder says of each predicted token of rows, flat: row i has the places ``offsets[i]`` to ``offsets[i + 1]``.
+class TokenLogProbs(Protocol):
+    """Log-probabilities of each predicted token of rows, flat: row i has the places ``offsets[i]`` to ``offsets[i + 1]``.
 
     Attributes:
         log_probs: log p of the true token.
-        expected, spread: mean and standard deviation of log p over the vocabulary, under p.
-        greedy: whether the true token is the most likely.
         offsets: n + 1 places.
     """
 
     @property
     def log_probs(self) -> npt.NDArray[np.floating]: ...
+
+    @property
+    def offsets(self) -> npt.NDArray[np.integer]: ...
+
+
+class TokenScores(TokenLogProbs, Protocol):
+    """What a decoder says of each predicted token of rows, flat as its log-probabilities.
+
+    Attributes:
+        expected, spread: mean and standard deviation of log p over the vocabulary, under p.
+        greedy: whether the true token is the most likely.
+    """
 
     @property
     def expected(self) -> npt.NDArray[np.floating]: ...
@@ -47,9 +57,6 @@ class TokenScores(Protocol):
 
     @property
     def greedy(self) -> npt.NDArray[np.bool_]: ...
-
-    @property
-    def offsets(self) -> npt.NDArray[np.integer]: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Evidence:
     energies: RowEnergies
     reference: RowEnergies | None = None
     tokens: TokenScores | None = None
-    reference_tokens: TokenScores | None = None
+    reference_tokens: TokenLogProbs | None = None
     texts: Sequence[str] | None = None
 
 
@@ -117,17 +124,17 @@ def _check(evidence: Evidence, needs: Sequence[str]) -> None:
     n = len(evidence.energies.sums)
     if "texts" in needs and evidence.texts is not None and len(evidence.texts) != n:
         raise InputError("texts of the rows", expected=f"one for each of {n} rows", found=str(len(evidence.texts)))
-    for need in ("tokens", "reference_tokens"):
+    for need, parts in (("tokens", ("log_probs", "expected", "spread")), ("reference_tokens", ("log_probs",))):
         scores = getattr(evidence, need) if need in needs else None
         if scores is not None:
-            _check_tokens(need.replace("_", " "), scores, evidence.energies)
+            _check_tokens(need.replace("_", " "), scores, parts, evidence.energies)
 
 
-def _check_tokens(thing: str, scores: TokenScores, energies: RowEnergies) -> None:
+def _check_tokens(thing: str, scores: TokenLogProbs, parts: Sequence[str], energies: RowEnergies) -> None:
     lengths = np.diff(scores.offsets)
     if not np.array_equal(lengths, np.asarray(energies.tokens)) or lengths.min(initial=1) < 1:
         raise InputError(f"scores of the {thing}", expected="as many as the energies are of, one or more a row", found="others")
-    for part in ("log_probs", "expected", "spread"):
+    for part in parts:
         values = np.asarray(getattr(scores, part))
         if len(values) != scores.offsets[-1] or not np.isfinite(values).all():
             found = f"{len(values)}, of which {np.sum(~np.isfinite(values))} are not finite"

@@ -12,6 +12,7 @@ from fuseforget.models.features import features, features_and_logits, has_bias, 
 from fuseforget.models.language import (
     LanguageModel,
     encode,
+    is_language_model,
     is_masked,
     load_language_model,
     max_positions,
@@ -21,6 +22,7 @@ from fuseforget.models.language import (
 )
 from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
+from fuseforget.models.reader import TextReader, read_text_reader
 from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
 from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
@@ -33,6 +35,7 @@ __all__ = [
     "Energies",
     "LanguageModel",
     "Masks",
+    "TextReader",
     "TokenScores",
     "add_word_tokens",
     "autocast",
@@ -50,6 +53,7 @@ __all__ = [
     "features_and_logits",
     "has_bias",
     "head_of",
+    "is_language_model",
     "is_masked",
     "label_names",
     "load_classifier",
@@ -61,6 +65,7 @@ __all__ = [
     "prepare_start",
     "quiet",
     "random_like",
+    "read_text_reader",
     "save_classifier",
     "save_language_model",
     "seeded",

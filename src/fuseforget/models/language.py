@@ -17,6 +17,7 @@ from fuseforget.models.pretrained import positions, read_pretrained, refuse_miss
 __all__ = [
     "LanguageModel",
     "encode",
+    "is_language_model",
     "is_masked",
     "load_language_model",
     "max_positions",
@@ -68,6 +69,11 @@ def is_masked(source: str | Path) -> bool:
         InputError: no checkpoint, or one of another architecture.
     """
     return _of_architecture(str(source), open_checkpoint(source).config)
+
+
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's configuration is that of a decoder or a masked language model."""
+    return str((config.get("architectures") or [""])[0]).endswith(DECODERS + MASKED)
 
 
 def save_language_model(lm: LanguageModel, directory: Path) -> None:

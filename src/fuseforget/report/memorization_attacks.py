@@ -7,20 +7,32 @@ from typing import Any
 from fuseforget.report.blocks import Table
 from fuseforget.report.memorization_facts import CONTROL, OWN, SHARED, MemorizationFacts, exact
 
-__all__ = ["attack_table", "canary_table", "extraction_table", "harm_tables", "recall_table"]
+__all__ = [
+    "ATTACK_TITLES",
+    "HARM_HEADER",
+    "attack_table",
+    "canary_table",
+    "extraction_table",
+    "harm_cells",
+    "harm_note",
+    "harm_tables",
+    "rate_cell",
+    "recall_table",
+]
 
 Record = dict[str, Any]
 ATTACK_TITLES = {
     "loss": "loss", "reference": "reference (LR)", "zlib": "zlib", "min_k": "Min-K%", "min_k_plus_plus": "Min-K%++",
     "windows": "windows (WBC)",
 }  # fmt: skip
+HARM_HEADER = ["row", "LR fused", "lowest LR of a parent", "excess", "p", "clear"]
 
 
 def attack_table(facts: MemorizationFacts) -> Table:
     """Membership inference on the base, a single, the full and the fused model."""
     rows = []
     for (model, on, attack), r in facts.attacks.items():
-        rates = [_rate(r["tpr"][rate]) for rate in ("0.01", "0.001")]
+        rates = [rate_cell(r["tpr"][rate]) for rate in ("0.01", "0.001")]
         rows.append([model, on, ATTACK_TITLES.get(attack, attack), exact(r["auc"]), *rates])
     first = next(iter(facts.attacks.values()))["auc"]
     note = (
@@ -74,23 +86,30 @@ def harm_tables(facts: MemorizationFacts) -> list[Table]:
     """Which rows became more exposed by fusing than by any parent."""
     tables = []
     for on, r in facts.harm.items():
-        controls = "unknown" if r["controls"] is None else exact(r["controls"])
-        note = (
-            f"{exact(r['share'])} of the rows have a lower likelihood ratio by the fused model than by every parent; of rows "
-            f"that no model saw {controls}; {r['chance']:.2f} were it one more model like them. Clearly more exposed than "
-            f"never-seen rows become (Benjamini and Hochberg, 5 %): {r['clear']}."
-        )
-        rows = [
-            [f"{h['set']} {h['row']}", f"{h['fused']:.3f}", f"{h['lowest']:.3f} ({h['parent']})", f"{h['excess']:.3f}",
-             "" if h["p"] is None else f"{h['p']:.2g}", "yes" if h["clear"] else "no"]
-            for h in r["rows"][:10]
-        ]  # fmt: skip
-        header = ["row", "LR fused", "lowest LR of a parent", "excess", "p", "clear"]
+        rows = [harm_cells(h, f"{h['set']} {h['row']}") for h in r["rows"][:10]]
         title = "shared" if on == SHARED else "not shared"
-        tables.append(Table(f"Rows that fusing exposes more than any parent: {title}", header, rows, note))
+        tables.append(Table(f"Rows that fusing exposes more than any parent: {title}", HARM_HEADER, rows, harm_note(r)))
     return tables
 
 
-def _rate(record: Record) -> str:
+def harm_note(record: Record) -> str:
+    """What fusing does to rows on the whole."""
+    controls = "unknown" if record["controls"] is None else exact(record["controls"])
+    clear = "unknown, without never-seen rows" if record["clear"] is None else str(record["clear"])
+    return (
+        f"{exact(record['share'])} of the rows have a lower likelihood ratio by the fused model than by every parent; of rows "
+        f"that no model saw {controls}; {record['chance']:.2f} were it one more model like them. Clearly more exposed than "
+        f"never-seen rows become (Benjamini and Hochberg, 5 %): {clear}."
+    )
+
+
+def harm_cells(row: Record, called: str) -> list[str]:
+    """One row that fusing exposes more, under :data:`HARM_HEADER`."""
+    p = "" if row["p"] is None else f"{row['p']:.2g}"
+    clear = "" if row["clear"] is None else "yes" if row["clear"] else "no"
+    return [called, f"{row['fused']:.3f}", f"{row['lowest']:.3f} ({row['parent']})", f"{row['excess']:.3f}", p, clear]
+
+
+def rate_cell(record: Record) -> str:
     shown = f"{exact(record)}, p {record['p']:.1g}"
     return shown if record["resolved"] else f"({shown})"

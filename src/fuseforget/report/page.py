@@ -22,6 +22,7 @@ from fuseforget.report.files import write_whole
 from fuseforget.report.fisher import fisher_blocks, summarise_fisher
 from fuseforget.report.forecast import forecast_blocks
 from fuseforget.report.html import html_page, render_html
+from fuseforget.report.leakage import leakage_blocks, missing_of_leakage
 from fuseforget.report.markdown import render_markdown
 from fuseforget.report.memorization import memorization_blocks, summarise_memorization
 from fuseforget.report.memorization_facts import MemorizationFacts
@@ -194,6 +195,9 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
     models, probes = len(settings["models"]), len(settings["probes"])
     points = comb(settings["steps"] + models - 1, models - 1) if description["command"] == "path" else models
     lacking = points * probes - len(measured)
+    missing = [f"{lacking} of {points * probes} measurements"] if lacking else missing_of_audit(records)
+    missing += missing_of_leakage(description, records)
+    leakage = leakage_blocks(records)
     lines = measured if description["command"] == "path" else plain_measurements(measured)
     rows = []
     for r in lines:
@@ -201,15 +205,14 @@ def _measurements_section(run: Path, description: Record, records: list[Record])
         rows.append([where, r["probe"], r["metric"], cell(r), str(r["n"])])
     return [
         Heading(description["command"], 1),
-        *_warnings(
-            description, records, [f"{lacking} of {points * probes} measurements"] if lacking else missing_of_audit(records)
-        ),
+        *_warnings(description, records, missing),
         *(
             [Table("Measurements", ["model", "probe", "metric", "value [95 % interval]", "n"], rows)]
-            if rows or not measured
+            if rows or not (measured or leakage)
             else []
         ),
         *audit_blocks(records),
+        *leakage,
         *_repeat(run, description),
     ]
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +12,7 @@ from fuseforget.errors import InputError
 
 if TYPE_CHECKING:
     from fuseforget.data import MemorizationData
+    from fuseforget.models import TextReader
 
 __all__ = ["command"]
 
@@ -86,55 +84,17 @@ def command(
     _print_left_out(made)
 
 
-@dataclass(frozen=True)
-class _Tokenizer:
-    """What dividing a corpus needs of a model's tokenizer; none of its weights is read."""
-
-    tokenizer: Any
-    masked: bool
-    window: int | None
-    sha256: str
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, with special tokens for a masked model alone."""
-        ids = self.tokenizer(list(texts), add_special_tokens=self.masked, return_attention_mask=False, verbose=False)["input_ids"]
-        return [list(one) for one in ids]
-
-    @property
-    def separator(self) -> int | None:
-        """What stands between packed documents."""
-        return None if self.masked else self.tokenizer.eos_token_id
-
-    @property
-    def special(self) -> frozenset[int]:
-        """The tokens that encoding adds; an unknown word's is none of them."""
-        found = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        return frozenset(found) if self.masked else frozenset()
-
-
-def _read_tokenizer(source: str) -> _Tokenizer:
-    from transformers import AutoTokenizer
-
-    from fuseforget.models import tokenizer_sha256
+def _read_tokenizer(source: str) -> TextReader:
+    """What dividing a corpus needs of a model; none of its weights is read."""
+    from fuseforget.models import read_text_reader
 
     path = Path(source).expanduser()
     if not path.is_dir():
         raise InputError(source, expected="a directory with a tokenizer", found="none at that path")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
-        architecture = str((config.get("architectures") or [""])[0])
-    # A damaged tokenizer.json ends in whatever the libraries' code meets first, tokenizers' bare Exception too.
-    except Exception as error:
-        found = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-        raise InputError(source, expected="a tokenizer that transformers can load", found=found) from error
-    masked = architecture.endswith("ForMaskedLM") if architecture else tokenizer.mask_token_id is not None
-    known = (tokenizer.model_max_length, config.get("max_position_embeddings"), config.get("n_positions"))
-    window = min((int(length) for length in known if length), default=0)
-    return _Tokenizer(tokenizer, masked, window if 0 < window < 10**9 else None, tokenizer_sha256(tokenizer))
+    return read_text_reader(path, source)
 
 
-def _block(reads: _Tokenizer, block: int | None, articles: bool) -> int | None:
+def _block(reads: TextReader, block: int | None, articles: bool) -> int | None:
     """How many tokens a row has; None for articles."""
     if block is not None and articles:
         raise InputError("options", expected="one of --block and --articles", found="both")

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 
-import numpy as np
-
 from fuseforget.data import Canary, Rows, candidates
 from fuseforget.data.canaries import NOWHERE
-from fuseforget.knowledge import Evidence, attack, attacks_for
+from fuseforget.knowledge import Evidence, attacks_for
 from fuseforget.knowledge.blind import blind_baseline
 from fuseforget.knowledge.exposure import canary_exposure
-from fuseforget.knowledge.extraction import verbatim
+from fuseforget.leakage.attacked import attack_scores, extraction_scores
+from fuseforget.leakage.scoring import energies_of
 from fuseforget.models import LanguageModel, TokenScores, candidate_log_probs, encode, token_scores
-from fuseforget.records import encode_values
 from fuseforget.studies.memorization.data import CONTROL, REST, SHARED, VALIDATION
-from fuseforget.studies.memorization.models import full_name, fused_name
-from fuseforget.studies.memorization.scoring import REFERENCE, energies_of
+from fuseforget.studies.memorization.models import REFERENCE, full_name, fused_name
 from fuseforget.studies.memorization.workshop import Workshop
 
 __all__ = ["EXTRACTION", "audit_models", "audited"]
@@ -71,9 +68,8 @@ class _Bench:
             evidence = self._evidence(name, set_name, rows, tokens)
             # The reference is not compared with itself.
             usable = [a for a in attacks_for(evidence) if name != REFERENCE or a not in ("reference", "windows")]
-            scores = {one: encode_values(attack(one, evidence)) for one in usable}
-            extracted = {} if tokens is None else self._extraction(tokens, rows)
-            self.run.add("attacked", model=name, set=set_name, scores=scores, **extracted)
+            extracted = {} if tokens is None else extraction_scores(tokens, rows.ids, EXTRACTION)
+            self.run.add("attacked", model=name, set=set_name, scores=attack_scores(usable, evidence), **extracted)
         self.shop.say(f"{name}: attacked on {', '.join(lacking)}")
 
     def rank_canaries(self, name: str) -> None:
@@ -130,14 +126,6 @@ class _Bench:
 
     def _texts(self, rows: Rows) -> list[str]:
         return [str(text) for text in self._base.tokenizer.batch_decode([list(row) for row in rows.ids])]
-
-    def _extraction(self, tokens: TokenScores, rows: Rows) -> dict[str, object]:
-        prefix, suffix = EXTRACTION
-        if not any(len(row) >= prefix + suffix for row in rows.ids):
-            return {}
-        found = verbatim(tokens.greedy, tokens.offsets, prefix=prefix, suffix=suffix)
-        greedy = {"extracted": found.extracted.astype(np.float64), "leading": found.leading / suffix}
-        return {"greedy": {name: encode_values(values) for name, values in greedy.items()}, "too_short": found.short}
 
 
 def _ask_blind(shop: Workshop) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fuseforget.knowledge import bootstrap_mean, roc_auc, tpr_at
+from fuseforget.knowledge import roc_auc, tpr_at
 from fuseforget.knowledge.exposure import Exposure, compare_exposure, extractable, mean_exposure
+from fuseforget.leakage.attacked import auc_fields, extraction_fields, point_fields
 from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.memorization.data import CONTROL, SHARED
 from fuseforget.studies.memorization.settings import MemorizationStudy
@@ -42,28 +41,14 @@ def _attacks(run: Run, model: str, on: str, members: Sequence[Record], control: 
         if run.find("attack", model=model, on=on, attack=attack) is None:
             non_members = decode_values(encoded)
             scores = np.concatenate([decode_values(record["scores"][attack]) for record in members])
-            rates = {f"{rate:g}": asdict(tpr_at(scores, non_members, rate)) for rate in FALSE_POSITIVES}
-            auc = asdict(roc_auc(scores, non_members))
-            run.add("attack", model=model, on=on, attack=attack, auc=auc, tpr=_finite(rates))
-
-
-def _finite(rates: dict[str, Record]) -> dict[str, Record]:
-    """Thresholds beyond all scores are none in JSON."""
-    return {
-        rate: {**found, "threshold": found["threshold"] if np.isfinite(found["threshold"]) else None}
-        for rate, found in rates.items()
-    }
+            rates = {f"{rate:g}": point_fields(tpr_at(scores, non_members, rate)) for rate in FALSE_POSITIVES}
+            run.add("attack", model=model, on=on, attack=attack, auc=auc_fields(roc_auc(scores, non_members)), tpr=rates)
 
 
 def _extraction(run: Run, model: str, on: str, records: Sequence[Record]) -> None:
     known = [record for record in records if "greedy" in record]
     if known and run.find("extraction", model=model, on=on) is None:
-        fields: dict[str, Any] = {name: asdict(bootstrap_mean(_joined(known, name))) for name in ("extracted", "leading")}
-        run.add("extraction", model=model, on=on, **fields, too_short=sum(record["too_short"] for record in known))
-
-
-def _joined(records: Sequence[Record], name: str) -> npt.NDArray[np.float64]:
-    return np.concatenate([decode_values(record["greedy"][name]) for record in records])
+        run.add("extraction", model=model, on=on, **extraction_fields(known))
 
 
 def _canaries(run: Run, settings: MemorizationStudy) -> None:

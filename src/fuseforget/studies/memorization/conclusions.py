@@ -21,20 +21,20 @@ from fuseforget.knowledge import (
 )
 from fuseforget.knowledge.fairness import Difference
 from fuseforget.knowledge.harm import more_exposed
+from fuseforget.leakage.attacked import harm_fields
+from fuseforget.leakage.scoring import energies_of, join_energies
 from fuseforget.models import Energies
-from fuseforget.records import Run
+from fuseforget.records import Record, Run
 from fuseforget.studies.memorization.audit_conclusions import conclude_audit
 from fuseforget.studies.memorization.data import CONTROL, SHARED, VALIDATION
 from fuseforget.studies.memorization.equal_perplexity import compare_at_equal_perplexity
 from fuseforget.studies.memorization.measures import OWN, measure_models
-from fuseforget.studies.memorization.models import full_name, fused_name
-from fuseforget.studies.memorization.scoring import REFERENCE, energies_of, join_energies
+from fuseforget.studies.memorization.models import REFERENCE, full_name, fused_name
 from fuseforget.studies.memorization.settings import MemorizationStudy
 
 __all__ = ["conclude"]
 
 PERPLEXITY = "perplexity"
-SHOWN = 20  # rows of the table of harm
 # What the paper's tables claim of these models: single < full < fused < 1 on rows that are not shared, shared ones alike.
 PAIRS = (
     ("single", "full", OWN), ("full", "fused", OWN), ("fused", REFERENCE, OWN),
@@ -144,11 +144,7 @@ def _harm(run: Run, settings: MemorizationStudy) -> None:
             unseen = _lr(run, fused_name(names), [CONTROL])
             by_parents = np.stack([_lr(run, name, [CONTROL]) for name in names])
         found = more_exposed(fused, np.stack(parents), fused_controls=unseen, parents_controls=by_parents)
-        places = _places(run, sets)
-        shown = [{**asdict(row), "set": places[row.row][0], "row": places[row.row][1], "parent": names[row.parent]}
-                 for row in found.rows[:SHOWN] if row.excess > 0]  # fmt: skip
-        run.add("harm", on=on, share=asdict(found.share), chance=found.chance, clear=found.clear, rows=shown,
-                controls=None if found.controls is None else asdict(found.controls))  # fmt: skip
+        run.add("harm", on=on, **harm_fields(found, names, _places(run, sets).__getitem__))
 
 
 def _lr(run: Run, model: str, sets: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -156,6 +152,6 @@ def _lr(run: Run, model: str, sets: Sequence[str]) -> npt.NDArray[np.float64]:
     return likelihood_ratio(of, reference)
 
 
-def _places(run: Run, sets: Sequence[str]) -> list[tuple[str, int]]:
+def _places(run: Run, sets: Sequence[str]) -> list[Record]:
     """The set and the number in it of each row of several sets."""
-    return [(name, i) for name in sets for i in range(len(energies_of(run, name, model=REFERENCE)))]
+    return [{"set": name, "row": i} for name in sets for i in range(len(energies_of(run, name, model=REFERENCE)))]

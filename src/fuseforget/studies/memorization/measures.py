@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from fuseforget.knowledge import alr, perplexity
+from fuseforget.leakage.scoring import energies_of, join_energies
 from fuseforget.records import Run
 from fuseforget.studies.memorization.data import CONTROL, REST, SHARED, VALIDATION
-from fuseforget.studies.memorization.scoring import REFERENCE, energies_of, join_energies
+from fuseforget.studies.memorization.models import REFERENCE
 from fuseforget.studies.memorization.settings import MemorizationStudy
 
 __all__ = ["OTHERS", "OWN", "measure_model", "measure_models", "members"]

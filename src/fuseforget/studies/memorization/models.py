@@ -18,6 +18,7 @@ from fuseforget.train import TrainSettings
 from fuseforget.train.language import Watch
 
 __all__ = [
+    "REFERENCE",
     "at_epoch",
     "at_epochs",
     "full_name",
@@ -29,6 +30,7 @@ __all__ = [
     "train",
 ]
 
+REFERENCE = "base"  # what runs call the pretrained model, against which all others are compared
 Say = Callable[[str], None]
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fuseforget.data import Rows
+from fuseforget.leakage.scoring import Scorer
 from fuseforget.models import LanguageModel, load_language_model
 from fuseforget.records import Run
 from fuseforget.studies.memorization.data import REST, SHARED, VALIDATION, Corpus
 from fuseforget.studies.memorization.measures import measure_model
-from fuseforget.studies.memorization.models import at_epoch, fuse_into, fused_for_a_while, model_path, train
-from fuseforget.studies.memorization.scoring import REFERENCE, Scorer
+from fuseforget.studies.memorization.models import REFERENCE, at_epoch, fuse_into, fused_for_a_while, model_path, train
 
 __all__ = ["Workshop"]
 

@@ -1,8 +1,8 @@
-"""Energies of the study's models on its sets of rows, each computed once and kept in the run's records."""
+"""Energies of models on sets of rows, each computed once and kept in a run's records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from fuseforget.data import Rows
 from fuseforget.models import Energies, LanguageModel, Masks, draw_masks, energies
 from fuseforget.records import Run, decode_values, encode_values
 
-__all__ = ["REFERENCE", "Scorer", "energies_of", "join_energies"]
+__all__ = ["Scorer", "energies_of", "join_energies"]
 
-REFERENCE = "base"  # what runs call the pretrained model, against which all others are compared
 Say = Callable[[str], None]
 Open = Callable[[], LanguageModel]
 
@@ -25,11 +24,15 @@ class Scorer:
         sets: rows by the name of their set.
         special: tokens that are no text: they are never masked.
         masked: whether the models are masked language models; all of them see the same masks, drawn from ``seed``.
+        exact: compute in float32 throughout.
     """
 
-    def __init__(self, run: Run, sets: Mapping[str, Rows], *, special: Sequence[int], masked: bool, seed: int, say: Say) -> None:
+    def __init__(
+        self, run: Run, sets: Mapping[str, Rows], *, special: Collection[int], masked: bool, seed: int, say: Say,
+        exact: bool = False,
+    ) -> None:  # fmt: skip
         self.run, self.sets, self.say = run, sets, say
-        self._special, self._masked, self._seed = frozenset(special), masked, seed
+        self._special, self._masked, self._seed, self._exact = frozenset(special), masked, seed, exact
         self._masks: dict[str, Masks] = {}
 
     def lacks(self, sets: Sequence[str], **where: Any) -> list[str]:
@@ -48,12 +51,16 @@ class Scorer:
             return
         lm = load()
         for name in lacking:
-            found = energies(lm, self.sets[name].ids, masks=self.masks(name))
-            if self.run.find("tokens", set=name) is None:
-                self.run.add("tokens", set=name, tokens=encode_values(found.tokens.astype(np.float64)))
-            self.run.add("energies", set=name, **where, sums=encode_values(found.sums))
+            self.keep(name, energies(lm, self.sets[name].ids, masks=self.masks(name), exact=self._exact), **where)
         label = ", ".join(str(value) if key == "model" else f"{key} {value}" for key, value in where.items())
         self.say(f"{label}: energies on {', '.join(lacking)}")
+
+    def keep(self, name: str, found: Energies, **where: Any) -> None:
+        """Record a model's energies on a set, however they were computed, where the run has none."""
+        if self.run.find("tokens", set=name) is None:
+            self.run.add("tokens", set=name, tokens=encode_values(found.tokens.astype(np.float64)))
+        if self.run.find("energies", set=name, **where) is None:
+            self.run.add("energies", set=name, **where, sums=encode_values(found.sums))
 
     def masks(self, name: str) -> Masks | None:
         """The masks of a set's rows; none for decoders."""
