@@ -24,7 +24,7 @@ from fuseforget.train import TrainSettings
 from fuseforget.train.language import fine_tune_language
 
 WORDS = "river stone light market winter paper engine garden signal harbor copper window bridge letter forest ticket".split()  # noqa: SIM905
-TIMES = 10  # rows are read in an epoch, since every epoch is saved
+TIMES = 15  # rows are read in an epoch, since every epoch is saved
 SHORT = TrainSettings(max_epochs=4, learning_rate=4e-3, batch_size=10)
 TOPICS = ("the court heard the judge", "the team won the match")
 
