@@ -67,8 +67,11 @@ def test_rows_are_memorised_and_fused_away(memorization_run):
 
 
 def test_canaries_that_all_models_read_stay_exposed(memorization_run):
-    """In bits of 6.6, three canaries each. Seeds 0 to 2: 4.0 to 5.5 of single models, 4.2 to 6.3 of shared canaries; fused ones
-    1.6 to 4 bits less of those of single models than of shared ones; .4 to 1.8 of canaries that were nowhere (chance: 1.4)."""
+    """In bits of 6.6, means of three canaries each.
+
+    Seeds 0 to 2: 4.0 to 5.5 of single models' own, 4.2 to 6.3 of shared ones; of the fused model 2.9 to 4.0 less of single models'
+    own than of shared ones; .4 to 1.8 of canaries that were nowhere (chance: 1.4).
+    """
     records = read_records(memorization_run.path)
     mean = {(r["model"], r["where"]): r["mean"]["value"] for r in records if r["kind"] == "canaries"}
     assert mean["single", "single"] > 2.8
