@@ -22,7 +22,7 @@ class MemorizationFacts:
         alr: by model and set, ``own`` (all rows that it was trained on and not all were), ``others``, ``shared``, ``control``.
         perplexity: by model.
         attacks: by model, set (``unshared``, ``shared``) and attack.
-        recall, extraction: by model and set; canaries: by model, place and repeats.
+        recall, extraction: by model and set; canaries: by model, place and repeats; secrets: what each might be, a number.
         retained: by the models' names together and role (full, fused); bounds, compared, harm, methods, alternatives,
             equal: records of these kinds.
         data, blind: the one record of its kind, or None.
@@ -42,6 +42,8 @@ class MemorizationFacts:
         self.recall = {(r["model"], r["on"]): r for r in kinds.get("mia_recall", [])}
         self.extraction = {(r["model"], r["on"]): r for r in kinds.get("extraction", [])}
         self.canaries = {(r["model"], r["where"], r["repeats"]): r for r in kinds.get("canaries", [])}
+        # How many secrets a canary might have, where that is known.
+        self.secrets = next((r["size"] for r in kinds.get("exposure", [])), 0)
         self.retained = {(r["models"], r["model"]): r for r in kinds.get("retained", [])}
         self.compared = {(r["models"], r["first"], r["second"], r["on"]): r for r in kinds.get("comparison", [])}
         self.harm = {r["on"]: r for r in kinds.get("harm", [])}

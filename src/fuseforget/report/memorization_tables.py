@@ -160,7 +160,8 @@ def alternatives_table(facts: MemorizationFacts) -> Table:
     note = (
         f"All but the fused model are trained on the rows of {', '.join(facts.few)} at once. Left: after all epochs. Right: at "
         f"the last time that the perplexity is the fused model's, {shown:.2f} (between two epochs linearly in its logarithm). "
-        f"Rows {first}: rows that one model alone read before it was fused."
+        f"Rows {first}: rows that one model alone read before it was fused. One seed and the study's own learning rate: nothing is "
+        "tuned, and the crossing has no interval."
     )
     promised = [f"epsilon {r['spent']['epsilon']:.2f} at delta {r['spent']['delta']:.1g}" for r in private]
     if promised:
@@ -206,12 +207,17 @@ def data_table(facts: MemorizationFacts) -> Table:
 
 def training_table(facts: MemorizationFacts) -> Table:
     rows = [
-        [r["name"], str(r["examples"]), str(r["epochs"]), str(r["steps"]), f"{r['losses'][-1]:.3f}", f"{r['seconds']:.0f}"]
+        [r["name"], str(r["examples"]), str(r["epochs"]), str(r["steps"]), _last(r["losses"]), f"{r['seconds']:.0f}"]
         for r in facts.trained
     ]
     return Table(
         "Training", ["model", "rows", "epochs", "steps", "loss", "seconds"], rows, f"In {facts.trained[0]['precision']}."
     )
+
+
+def _last(losses: list[float]) -> str:
+    """The last epoch's loss; none where private training drew no row in it."""
+    return f"{losses[-1]:.3f}" if losses else ""
 
 
 def _row_of(facts: MemorizationFacts, model: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from fuseforget.data import (
     save_memorization,
     spread_canaries,
 )
+from fuseforget.data.canaries import Encode
 from fuseforget.data.common import generator
 from fuseforget.data.demo_text import review_pairs
 from fuseforget.data.packing import long_enough
@@ -120,13 +122,24 @@ def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
     window = min(settings.block, max_positions(lm))
     if settings.recipe and not settings.rows:
         settings = replace(settings, rows=_rows_there_are(settings, lm, articles, window))
-    made = make_memorization(
+    made = _divided(
         articles, lambda some: encode(lm, some), models=settings.atoms, rows=settings.shared + settings.atom,
         shared=settings.shared, control=settings.control, validation=settings.validation, separator=_separator(lm),
         block=None if lm.masked else window, window=window if lm.masked else None, seed=settings.seed,
         groups=groups[private], canaries=_canaries(settings), special=special, tokenizer=tokenizer_sha256(lm.tokenizer),
     )  # fmt: skip
     return Corpus(settings, base, made, special, window)
+
+
+def _divided(texts: Sequence[str], encoded: Encode, **sizes: Any) -> MemorizationData:
+    """The articles in parts; where they are too few, the message says which options ask for how many."""
+    try:
+        return make_memorization(texts, encoded, **sizes)
+    except InputError as error:
+        if "too few" not in error.found:
+            raise
+        action = f"{error.action} The options are --rows, --shared, --models, --control and --validation."
+        raise InputError(error.thing, expected=error.expected, found=error.found, action=action) from error
 
 
 def describe(corpus: Corpus) -> Record:

@@ -26,7 +26,7 @@ class Point:
 
 def compare_at_equal_perplexity(run: Run, settings: MemorizationStudy) -> None:
     """Record for each alternative what it memorises where its perplexity is that of the average of the first models."""
-    few = settings.names[:3]
+    few = settings.few
     target = run.find("perplexity", model=fused_name(few))
     assert target is not None
     sets = (few[0], *((SHARED,) if settings.shared else ()))

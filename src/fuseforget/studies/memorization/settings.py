@@ -83,6 +83,11 @@ class MemorizationStudy:
         return tuple(ascii_uppercase[: self.models])
 
     @property
+    def few(self) -> tuple[str, ...]:
+        """The models of the parts beside the main one: the paper's tables have three."""
+        return self.names[:3]
+
+    @property
     def own(self) -> int:
         """Rows that one model alone is trained on."""
         return self.rows - self.shared

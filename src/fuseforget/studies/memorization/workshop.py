@@ -17,7 +17,6 @@ from fuseforget.studies.memorization.models import REFERENCE, at_epoch, fuse_int
 
 __all__ = ["Workshop"]
 
-FEW = 3  # models of the tables that the paper has of three
 Say = Callable[[str], None]
 
 
@@ -34,7 +33,7 @@ class Workshop:
     @property
     def few(self) -> tuple[str, ...]:
         """The models that parts beside the main one are about: the first three."""
-        return self.settings.names[:FEW]
+        return self.settings.few
 
     @property
     def few_sets(self) -> tuple[str, ...]:
