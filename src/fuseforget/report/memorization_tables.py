@@ -160,8 +160,8 @@ def alternatives_table(facts: MemorizationFacts) -> Table:
     note = (
         f"All but the fused model are trained on the rows of {', '.join(facts.few)} at once. Left: after all epochs. Right: at "
         f"the last time that the perplexity is the fused model's, {shown:.2f} (between two epochs linearly in its logarithm). "
-        f"Rows {first}: rows that one model alone read before it was fused. One seed and the study's own learning rate: nothing is "
-        "tuned, and the crossing has no interval."
+        f"Rows {first}: rows that one model alone read before it was fused. One seed, the study's learning rate: "
+        "nothing is tuned, and the crossing has no interval."
     )
     promised = [f"epsilon {r['spent']['epsilon']:.2f} at delta {r['spent']['delta']:.1g}" for r in private]
     if promised:
