@@ -74,7 +74,7 @@ def canary_table(facts: MemorizationFacts) -> Table:
         rows.append([model, where, str(repeats), exact(r["mean"], 2), exact(r["extracted"], 2), str(r["mean"]["n"]), p])
     note = (
         "Secrets after a made-up word, in one model's rows (single), in the shared ones or in none's, so often repeated. "
-        f"Exposure in bits: log2 of the {facts.secrets} that there might be - log2 of the exact rank; 1.44 is the mean by chance. "
+        f"Exposure in bits: log2 of the {facts.secrets} that might be - log2 of the exact rank; 1.44 is the mean by chance. "
         "Extracted: share that are the most likely. Row single: each model alone on the canaries of its own rows. p: permutation "
         "test against canaries that were nowhere."
     )
