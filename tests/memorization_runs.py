@@ -14,16 +14,17 @@ import pytest
 
 import fuseforget.studies.memorization.data as study_data
 from fuseforget.data import CanaryFormat, spread_canaries
+from fuseforget.leakage import scoring
 from fuseforget.studies.memorization import (
     PARTS,
     MemorizationStudy,
     alternatives,
     audit,
     run_memorization_study,
-    scoring,
     settings_for,
 )
 from fuseforget.studies.memorization.base import BaseSettings, pretrain_base
+from fuseforget.studies.memorization.models import REFERENCE
 from fuseforget.studies.memorization.workshop import Workshop
 from fuseforget.train import TrainSettings
 
@@ -94,7 +95,7 @@ def finish(home: Path) -> Finished:
 
     def model(shop, name):
         lm = load(shop, name)
-        bases.extend([lm] if name == scoring.REFERENCE else [])
+        bases.extend([lm] if name == REFERENCE else [])
         return lm
 
     def counted(kind, function):
