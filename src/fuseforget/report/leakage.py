@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fuseforget.report.blocks import Block, Heading, Paragraphs, Table
-from fuseforget.report.memorization_attacks import ATTACK_TITLES, HARM_HEADER, harm_cells, harm_note, rate_cell
+from fuseforget.report.memorization_attacks import ATTACK_TITLES, HARM_HEADER, NOT_ONE, harm_cells, harm_note, rate_cell
 from fuseforget.report.memorization_facts import exact
 
 __all__ = ["leakage_blocks", "leakage_remarks", "leakage_tables", "missing_of_leakage"]
@@ -160,6 +160,6 @@ def _harmed(record: Record) -> Table:
     rows = [
         harm_cells(h, f"{h['row']} (text {', '.join(str(number) for number in h['documents'])})") for h in record["rows"][:HARMED]
     ]
-    rows = rows or [["none", *[""] * (len(HARM_HEADER) - 1)]]
+    rows = rows or [NOT_ONE]
     title = f"Members that {record['model']} exposes more than each of {', '.join(record['parents'])}"
     return Table(title, HARM_HEADER, rows, f"{harm_note(record)} Rows and texts are numbered from 0.")

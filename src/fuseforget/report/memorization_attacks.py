@@ -10,6 +10,7 @@ from fuseforget.report.memorization_facts import CONTROL, OWN, SHARED, Memorizat
 __all__ = [
     "ATTACK_TITLES",
     "HARM_HEADER",
+    "NOT_ONE",
     "attack_table",
     "canary_table",
     "extraction_table",
@@ -26,6 +27,8 @@ ATTACK_TITLES = {
     "windows": "windows (WBC)",
 }  # fmt: skip
 HARM_HEADER = ["row", "LR fused", "lowest LR of a parent", "excess", "p", "clear"]
+NOT_ONE = ["none", *[""] * (len(HARM_HEADER) - 1)]
+LEAST_P = 1e-12  # below it a number says nothing more
 
 
 def attack_table(facts: MemorizationFacts) -> Table:
@@ -86,7 +89,7 @@ def harm_tables(facts: MemorizationFacts) -> list[Table]:
     """Which rows became more exposed by fusing than by any parent."""
     tables = []
     for on, r in facts.harm.items():
-        rows = [harm_cells(h, f"{h['set']} {h['row']}") for h in r["rows"][:10]]
+        rows = [harm_cells(h, f"{h['set']} {h['row']}") for h in r["rows"][:10]] or [NOT_ONE]
         title = "shared" if on == SHARED else "not shared"
         tables.append(Table(f"Rows that fusing exposes more than any parent: {title}", HARM_HEADER, rows, harm_note(r)))
     return tables
@@ -111,5 +114,6 @@ def harm_cells(row: Record, called: str) -> list[str]:
 
 
 def rate_cell(record: Record) -> str:
-    shown = f"{exact(record)}, p {record['p']:.1g}"
+    p = f"p {record['p']:.1g}" if record["p"] >= LEAST_P else f"p < {LEAST_P:g}"
+    shown = f"{exact(record)}, {p}"
     return shown if record["resolved"] else f"({shown})"
