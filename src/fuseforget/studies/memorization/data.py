@@ -39,7 +39,7 @@ from fuseforget.studies.memorization.settings import MemorizationStudy
 __all__ = ["Corpus", "describe", "read_corpus", "record_data"]
 
 SHARED, CONTROL, VALIDATION, REST = "shared", "control", "validation", "rest"
-TINY_ARTICLES = 4000
+TINY_ARTICLES = 6400
 # Bases of the study's own, by scale.
 BASES = {
     "tiny": BaseSettings(vocabulary=600, layers=2, width=96, heads=4, epochs=4, learning_rate=3e-3),

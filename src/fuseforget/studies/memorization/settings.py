@@ -126,7 +126,7 @@ def _rate(rate: float, epochs: int, warmup: float = 0.0) -> TrainSettings:
 SCALES = {
     False: {
         "tiny": MemorizationStudy(
-            "tiny", None, None, 56, 24, 120, 100, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,),
+            "tiny", None, None, 56, 24, 120, 400, 30, 96, _rate(3e-3, 10), models=3, epochs=(3,), decays=(1.0,),
             canaries=3, repeats=(1, 4), parts=("alternatives",),
         ),
         "small": MemorizationStudy("small", None, None, 240, 80, 560, 1000, 200, 128, _rate(1e-3, 10)),
