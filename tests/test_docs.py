@@ -56,6 +56,7 @@ def settled(text: str) -> str:
     models; and Fishers, which a few unsure texts decide.
     """
     text = re.sub(r"^(fused - \w+) .*$", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^(examples exposed|canaries repeated) .*$", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r"left midway: [^;]*;", "left midway: ?;", text)
     text = re.sub(r"^(0\.\d+, 0\.\d+ +\w+ +accuracy) .*$", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r"^(\d +\d of \d) .*$", r"\1", text, flags=re.MULTILINE)  # averages of so many models
