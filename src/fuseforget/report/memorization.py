@@ -89,10 +89,10 @@ def _pictures(facts: MemorizationFacts) -> list[Picture]:
         drawn.append(Picture(f"alternatives{masked}", draw_alternatives(facts), caption))
     if facts.methods:
         caption = (
-            "Other fusion methods: above, more is forgotten of what is not shared; left, more is kept of what is. Methods whose "
-            "ALR exceeds 2 have broken the model and are in the table alone."
+            "Other fusion methods: the further right the circle, the more is forgotten of what is not shared; the further "
+            "left the square, the more is kept of what is."
         )
-        drawn.append(Picture(f"methods{masked}", draw_methods(facts), caption))
+        drawn.append(Picture(f"methods{masked}", draw_methods(facts), caption, wide=True))
     return drawn
 
 

@@ -61,7 +61,7 @@ def draw_alternatives(facts: MemorizationFacts) -> Figure:
     )
     axes.axvline(facts.perplexity[BASE]["value"], color="#888", linewidth=0.8, linestyle=":", label="the base's perplexity")
     axes.axhline(1, color="#888", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
+    _plain_log_scale(axes)
     axes.set_xlabel("perplexity on validation rows")
     axes.set_ylabel(f"ALR on rows {first} (lower: more memorised)")
     axes.legend(frameon=False, fontsize=8)
@@ -69,22 +69,37 @@ def draw_alternatives(facts: MemorizationFacts) -> Figure:
 
 
 def draw_methods(facts: MemorizationFacts) -> Figure:
-    """ALR on shared against ALR on other rows, one point a method."""
-    figure, axes = new_figure(7.0, 4.6)
-    for record in facts.methods:
-        own, shared = (facts.value(record.get("model", ""), on) for on in (OWN, SHARED))
-        if own is None or shared is None or own > 2 or shared > 2:
-            continue
-        axes.plot(shared, own, "o", color=COLOURS[0] if record["row"] != "average" else COLOURS[1])
-        axes.annotate(record["row"], (shared, own), textcoords="offset points", xytext=(4, 3), fontsize=7)
-    for model, label in ((facts.few[0], "single"), (facts.full(len(facts.few)), "full")):
-        own, shared = (facts.value(model, on) for on in (OWN, SHARED))
-        if own is not None and shared is not None:
-            axes.plot(shared, own, "s", color="black")
-            axes.annotate(label, (shared, own), textcoords="offset points", xytext=(4, -9), fontsize=7)
-    axes.set_xlabel("ALR on shared rows")
-    axes.set_ylabel("ALR on rows that are not shared")
+    """ALR on shared and on other rows, and perplexity, of each method, those that forget least below."""
+    known = [(r["row"], r["model"]) for r in facts.methods if (r.get("model"), OWN) in facts.alr]
+    lines = sorted(known, key=lambda line: facts.alr[line[1], OWN]["value"])
+    figure = blank_figure(11.0, 1.2 + 0.24 * len(lines))
+    ratios, perplexities = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    for number, (on, label) in enumerate(ROWS.items()):
+        there = [(facts.alr[model, on]["value"], place) for place, (_, model) in enumerate(lines) if (model, on) in facts.alr]
+        ratios.plot(*zip(*there, strict=True), MARKERS[number], color=COLOURS[number], label=label)
+    held = [facts.perplexity[model]["value"] for _, model in lines]
+    perplexities.plot(held, range(len(lines)), MARKERS[2], color=COLOURS[2])
+    perplexities.axvline(facts.perplexity[BASE]["value"], color="#888", linewidth=0.8, linestyle=":", label="base")
+    ratios.axvline(1, color="#888", linewidth=0.8, linestyle=":")
+    ratios.set_yticks(range(len(lines)), [row for row, _ in lines], fontsize=8)
+    perplexities.set_yticks(range(len(lines)), [])
+    for axes, title in ((ratios, "ALR"), (perplexities, "perplexity")):
+        axes.set_title(title, fontsize=11)
+        _plain_log_scale(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#eee", linewidth=0.6)
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
+
+
+def _plain_log_scale(axes: Any) -> None:
+    """A logarithmic scale across, its ticks written as numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _by_number(facts: MemorizationFacts, models: dict[str, dict[int, str]], below: str) -> Figure:
