@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from fuseforget.data.attributes import AttributedExamples
 from fuseforget.data.biased import BiasedSubset
-from fuseforget.data.common import write_json, write_rows
+from fuseforget.data.common import read_described, write_json, write_rows
 from fuseforget.data.examples import Examples
 from fuseforget.data.tables import read_table
 from fuseforget.errors import InputError
@@ -89,19 +88,7 @@ def load_bias_data(directory: str | Path) -> BiasData:
     Raises:
         InputError: no such data set, or files that are not those that were written.
     """
-    path = Path(directory)
-    if not is_bias_data(path):
-        expected = f"a data set made by `fuseforget data bias` ({DESCRIPTION})"
-        raise InputError(str(directory), expected=expected, found="no such file")
-    try:
-        about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        parts = {name: _read_part(path / f"{name}.jsonl", about, digest) for name, digest in about["sha256"].items()}
-        subset = BiasedSubset(data=parts["train"], **{**about["subset"], "balanced": tuple(about["subset"]["balanced"])})
-        return BiasData(subset, parts["validation"], parts.get("test"), about["settings"], about["source_sha256"])
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(str(path / DESCRIPTION), expected="the description of a bias data set", found=repr(error)) from error
+    return read_described(directory, DESCRIPTION, "bias", _read)
 
 
 def rows_of(part: AttributedExamples) -> list[dict[str, Any]]:
@@ -111,6 +98,12 @@ def rows_of(part: AttributedExamples) -> list[dict[str, Any]]:
         values = {name: column[i] for name, column in part.attributes.items()}
         rows.append({"text": text, "label": label, **values, **({"unit": part.units[i]} if part.units else {})})
     return rows
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> BiasData:
+    parts = {name: _read_part(path / f"{name}.jsonl", about, digest) for name, digest in about["sha256"].items()}
+    subset = BiasedSubset(data=parts["train"], **{**about["subset"], "balanced": tuple(about["subset"]["balanced"])})
+    return BiasData(subset, parts["validation"], parts.get("test"), about["settings"], about["source_sha256"])
 
 
 def _read_part(file: Path, about: Mapping[str, Any], digest: str) -> AttributedExamples:

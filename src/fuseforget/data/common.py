@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["generator", "write_json", "write_rows"]
+from fuseforget.errors import InputError
+
+__all__ = ["generator", "read_described", "write_json", "write_rows"]
+
+T = TypeVar("T")
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
@@ -25,3 +29,27 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a description that people read too."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_described(directory: str | Path, description: str, kind: str, read: Callable[[Path, dict[str, Any]], T]) -> T:
+    """Read a data set that `fuseforget data` wrote as a directory, from its description on.
+
+    Args:
+        description: the description's file name.
+        kind: of data set, as the command calls it.
+        read: makes the data set of the directory and the description.
+
+    Raises:
+        InputError: no such data set, a description of something else, and what ``read`` raises.
+    """
+    path = Path(directory)
+    if not (path / description).is_file():
+        expected = f"a data set made by `fuseforget data {kind}` ({description})"
+        raise InputError(str(directory), expected=expected, found="no such file")
+    try:
+        return read(path, json.loads((path / description).read_text(encoding="utf-8")))
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = f"the description of a {kind} data set"
+        raise InputError(str(path / description), expected=expected, found=repr(error)) from error

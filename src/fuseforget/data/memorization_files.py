@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fuseforget.data.canaries import Canary, CanaryFormat
-from fuseforget.data.common import write_json, write_rows
+from fuseforget.data.common import read_described, write_json, write_rows
 from fuseforget.data.memorization import MemorizationData
 from fuseforget.data.rows import Rows
 from fuseforget.data.tables import Table, read_table
@@ -51,27 +50,20 @@ def load_memorization(directory: str | Path) -> MemorizationData:
     Raises:
         InputError: no such data set, or files that are not those that were written.
     """
-    path = Path(directory)
-    if not is_memorization_data(path):
-        expected = f"a data set made by `fuseforget data memorization` ({DESCRIPTION})"
-        raise InputError(str(directory), expected=expected, found="no such file")
-    try:
-        about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        tables = {name: read_table(path / f"{name}.jsonl", "") for name in about["parts"]}
-        parts = {name: _read_part(path / f"{name}.jsonl", tables[name], part) for name, part in about["parts"].items()}
-        texts = {} if about["settings"]["block"] is not None else {n: tuple(t.get("text", ())) for n, t in tables.items()}
-        canaries = _read_canaries(about)
-        return MemorizationData(parts, canaries, about["settings"], about["counts"], texts)
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        expected = "the description of a memorization data set"
-        raise InputError(str(path / DESCRIPTION), expected=expected, found=repr(error)) from error
+    return read_described(directory, DESCRIPTION, "memorization", _read)
 
 
 def _lines(part: Rows, texts: tuple[str, ...] | None) -> Iterator[dict[str, Any]]:
     for i, (ids, documents) in enumerate(zip(part.ids, part.documents, strict=True)):
         yield {"ids": ids, "documents": documents, **({} if texts is None else {"text": texts[i]})}
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> MemorizationData:
+    tables = {name: read_table(path / f"{name}.jsonl", "") for name in about["parts"]}
+    parts = {name: _read_part(path / f"{name}.jsonl", tables[name], part) for name, part in about["parts"].items()}
+    texts = {} if about["settings"]["block"] is not None else {n: tuple(t.get("text", ())) for n, t in tables.items()}
+    canaries = _read_canaries(about)
+    return MemorizationData(parts, canaries, about["settings"], about["counts"], texts)
 
 
 def _read_canaries(about: Mapping[str, Any]) -> tuple[Canary, ...]:
