@@ -65,8 +65,8 @@ def rows_of(records: list[dict]) -> dict:
 
 
 def facts(run: Path) -> list[dict]:
-    """A run's facts without what differs between two runs of the same: seconds."""
-    return [r for r in read_records(run) if r["kind"] != "training"]
+    """A run's facts without what differs between two runs of the same: seconds, and what is recorded first after a kill."""
+    return sorted((r for r in read_records(run) if r["kind"] != "training"), key=json.dumps)
 
 
 @pytest.fixture(scope="module")
