@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
+from transformers.modeling_outputs import CausalLMOutput
 
 from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, candidate_log_probs, draw_masks, energies, running, token_scores
@@ -183,6 +184,32 @@ def test_of_a_masked_model_only_masked_places_go_through_the_head():
     energies(lm, rows, masks=masks)
     verifying = 16 + 9 + 15  # the whole, with padding, the parts
     assert sum(seen) == verifying + sum(len(chunk) for chunks in masks.chunks for chunk in chunks)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9], ids=["weights", "hardly any"])
+def test_a_model_whose_forward_is_bound_to_it_is_taken_apart_all_the_same(scale):
+    """As Accelerate binds it for a training; logits of small weights are near whatever a head makes of anything."""
+    lm, rows = made("bert"), framed(some_rows())
+    with torch.no_grad():
+        for weight in lm.model.parameters():
+            weight.mul_(scale)
+    masks = draw_masks(rows, special=lm.tokenizer.all_special_ids, seed=3)
+    expected = energies(lm, rows, masks=masks, exact=True).sums
+    lm.model.forward = lm.model.forward
+    assert parts_of(lm, rows[0]).split
+    np.testing.assert_array_equal(energies(lm, rows, masks=masks, exact=True).sums, expected)
+
+
+class ForgetsItsBody(t.GPT2LMHeadModel):
+    """Logits that are the same whatever the body says: a head that never asks it would seem right."""
+
+    def forward(self, input_ids: Any = None, **options: Any) -> Any:
+        return CausalLMOutput(logits=torch.ones(*input_ids.shape, VOCABULARY))
+
+
+def test_a_head_that_does_not_ask_for_hidden_states_is_none():
+    lm = language_model(ForgetsItsBody(t.GPT2Config(**GPT2, **WIDE)))
+    assert not parts_of(lm, some_rows()[0]).split
 
 
 def test_a_model_that_cannot_be_taken_apart_is_read_whole_a_row_at_a_time():

@@ -70,9 +70,10 @@ class _Says(nn.Module):
             self._others = len(form) - 1
         else:
             self._name = next(iter(form.keys()))
-        self.hidden = torch.empty(0)
+        self.hidden, self.asked = torch.empty(0), False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked = True
         return self._kind(**{self._name: self.hidden}) if self._name else (self.hidden, *[None] * self._others)
 
 
@@ -151,7 +152,8 @@ def _head_behind(model: Any, body: nn.Module, ids: Tensor, expected: Tensor) -> 
     # What a forward that looks for more than hidden states in its body's answer meets; the model is then left whole.
     except (AttributeError, TypeError, ValueError, IndexError, KeyError, RuntimeError):
         return None
-    return head if _close(made, expected.flatten(0, 1)[1:]) else None
+    # Logits that hardly depend on the hidden states are near whatever they are made of: the head must have asked for these.
+    return head if says.asked and _close(made, expected.flatten(0, 1)[1:]) else None
 
 
 def _replaced(module: Any, old: nn.Module, new: nn.Module) -> Any:
@@ -161,6 +163,8 @@ def _replaced(module: Any, old: nn.Module, new: nn.Module) -> Any:
     if not any(one is old for one in module.modules()):
         return module
     shell = copy.copy(module)
+    # Accelerate gives a model that it prepares a forward of its own, which is bound to that model and so to the old body.
+    shell.__dict__.pop("forward", None)
     shell.__dict__["_modules"] = {name: child and _replaced(child, old, new) for name, child in module._modules.items()}
     return shell
 
