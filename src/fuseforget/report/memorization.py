@@ -26,24 +26,18 @@ def summarise_memorization(description: Record, records: list[Record]) -> Summar
         found += [_before_and_after(facts)] if facts.attacks else []
     elif judged:
         found.append(Table("The paper's claims, and what this run measured", ["paper", "this run", ""], judged, NOTE))
-    if facts.perplexity:
-        found.append(tables.main_table(facts))
-    if "epochs" in facts.parts:
-        found.append(tables.epochs_table(facts))
-    if "fixed" in facts.parts:
-        found.append(tables.fixed_table(facts))
-    if facts.retained:
-        found.append(tables.retained_table(facts))
-    if facts.attacks:
-        found.append(attacks.attack_table(facts))
-    if facts.extraction:
-        found.append(attacks.extraction_table(facts))
-    if facts.canaries:
-        found.append(attacks.canary_table(facts))
-    if facts.methods:
-        found.append(tables.methods_table(facts))
-    if facts.alternatives:
-        found.append(tables.alternatives_table(facts))
+    sections = (
+        (facts.perplexity, tables.main_table),
+        ("epochs" in facts.parts, tables.epochs_table),
+        ("fixed" in facts.parts, tables.fixed_table),
+        (facts.retained, tables.retained_table),
+        (facts.attacks, attacks.attack_table),
+        (facts.extraction, attacks.extraction_table),
+        (facts.canaries, attacks.canary_table),
+        (facts.methods, tables.methods_table),
+        (facts.alternatives, tables.alternatives_table),
+    )
+    found += [table_of(facts) for known, table_of in sections if known]
     return Summary(_headline(facts), [table for table in found if table.rows], facts.missing())
 
 

@@ -49,6 +49,8 @@ class _Bench:
     def __init__(self, shop: Workshop) -> None:
         self.shop, self.run = shop, shop.run
         self._reference: dict[str, TokenScores] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._encoded: dict[tuple[str, ...], list[list[int]]] = {}
 
     def sets_of(self, name: str) -> list[str]:
         """The rows that a model is attacked on: its own, the shared ones, and the control's."""
@@ -61,7 +63,7 @@ class _Bench:
         lacking = [s for s in self.sets_of(name) if self.run.find("attacked", model=name, set=s) is None]
         if not lacking:
             return
-        lm = self.shop.model(name)
+        lm = self._base if name == REFERENCE else self.shop.model(name)
         for set_name in lacking:
             rows = self.shop.corpus.sets[set_name]
             tokens = None if lm.masked else token_scores(lm, rows.ids, exact=True)
@@ -95,10 +97,6 @@ class _Bench:
             self._encoded[fills] = encode(lm, fills)
         return self._encoded[fills]
 
-    @cached_property
-    def _encoded(self) -> dict[tuple[str, ...], list[list[int]]]:
-        return {}
-
     def _concerns(self, name: str, canary: Canary) -> bool:
         """A model alone is asked about what it has read, and the first one about what none has read too."""
         names, corpus = self.shop.settings.names, self.shop.corpus
@@ -110,9 +108,11 @@ class _Bench:
         of_reference = None if tokens is None or name == REFERENCE else self._reference_tokens(set_name, rows)
         if name == REFERENCE and tokens is not None:
             self._reference[set_name] = tokens
+        if set_name not in self._texts:
+            self._texts[set_name] = self.shop.corpus.reader.decode(rows.ids)
         return Evidence(
             energies_of(self.run, set_name, model=name), energies_of(self.run, set_name, model=REFERENCE),
-            tokens, of_reference, self._texts(rows),
+            tokens, of_reference, self._texts[set_name],
         )  # fmt: skip
 
     def _reference_tokens(self, set_name: str, rows: Rows) -> TokenScores:
@@ -123,9 +123,6 @@ class _Bench:
     @cached_property
     def _base(self) -> LanguageModel:
         return self.shop.model(REFERENCE)
-
-    def _texts(self, rows: Rows) -> list[str]:
-        return [str(text) for text in self._base.tokenizer.batch_decode([list(row) for row in rows.ids])]
 
 
 def _ask_blind(shop: Workshop) -> None:

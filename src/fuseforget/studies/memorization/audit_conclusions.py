@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from fuseforget.data.canaries import NOWHERE
 from fuseforget.knowledge import roc_auc, tpr_at
 from fuseforget.knowledge.exposure import Exposure, compare_exposure, extractable, mean_exposure
 from fuseforget.leakage.attacked import auc_fields, extraction_fields, point_fields
@@ -14,10 +15,10 @@ from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.memorization.data import CONTROL, SHARED
 from fuseforget.studies.memorization.settings import MemorizationStudy
 
-__all__ = ["FALSE_POSITIVES", "NOWHERE", "conclude_audit"]
+__all__ = ["FALSE_POSITIVES", "conclude_audit"]
 
 FALSE_POSITIVES = (0.01, 0.001)
-SINGLE, NOWHERE = "single", "none"  # canaries of one model alone; of none
+SINGLE = "single"  # canaries of one model alone
 UNSHARED = "unshared"
 
 

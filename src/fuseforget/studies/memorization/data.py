@@ -24,14 +24,13 @@ from fuseforget.data import (
     save_memorization,
     spread_canaries,
 )
-from fuseforget.data.canaries import Encode
 from fuseforget.data.common import generator
 from fuseforget.data.demo_text import review_pairs
 from fuseforget.data.packing import long_enough
 from fuseforget.data.pool import normalised
 from fuseforget.data.rows import MIN_TOKENS
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, encode, load_language_model, max_positions, tokenizer_sha256
+from fuseforget.models import TextReader, load_language_model, read_text_reader
 from fuseforget.records import Record, Run
 from fuseforget.studies.memorization.base import BaseSettings, cached_base
 from fuseforget.studies.memorization.settings import MemorizationStudy
@@ -56,14 +55,14 @@ class Corpus:
         settings: the study's, with the number of rows that a recipe takes.
         base: the pretrained model's directory.
         made: the articles in small parts (:attr:`MemorizationStudy.atom`), of which all training sets are put together.
-        special: the base's special tokens.
-        longest: how many tokens of a row the base reads.
+        reader: how the base reads texts.
+        longest: how many tokens a row has at most.
     """
 
     settings: MemorizationStudy
     base: Path
     made: MemorizationData
-    special: tuple[int, ...]
+    reader: TextReader
     longest: int
 
     @cached_property
@@ -116,30 +115,37 @@ def read_corpus(settings: MemorizationStudy, say: Say) -> Corpus:
     # The same groups for any seed of the study, and so the same halves.
     groups = near_duplicates(texts) if settings.near_duplicates else np.arange(len(texts))
     base, private = _base_of(settings, texts, groups, say)
-    lm = load_language_model(base)
-    _require_kind(settings, lm)
-    articles, special = [texts[i] for i in private], _special(lm)
-    window = min(settings.block, max_positions(lm))
+    load_language_model(base)  # one that lacks tensors, or whose tokenizer does not fit, is refused before there is a run
+    reader = read_text_reader(base, str(settings.base or base))
+    _require_kind(settings, reader)
+    articles, window = [texts[i] for i in private], min(settings.block, reader.window or settings.block)
     if settings.recipe and not settings.rows:
-        settings = replace(settings, rows=_rows_there_are(settings, lm, articles, window))
+        settings = replace(settings, rows=_rows_there_are(settings, reader, articles, window))
     made = _divided(
-        articles, lambda some: encode(lm, some), models=settings.atoms, rows=settings.shared + settings.atom,
-        shared=settings.shared, control=settings.control, validation=settings.validation, separator=_separator(lm),
-        block=None if lm.masked else window, window=window if lm.masked else None, seed=settings.seed,
-        groups=groups[private], canaries=_canaries(settings), special=special, tokenizer=tokenizer_sha256(lm.tokenizer),
+        settings, articles, reader, block=None if reader.masked else window, window=window if reader.masked else None,
+        groups=groups[private],
     )  # fmt: skip
-    return Corpus(settings, base, made, special, window)
+    return Corpus(settings, base, made, reader, window)
 
 
-def _divided(texts: Sequence[str], encoded: Encode, **sizes: Any) -> MemorizationData:
-    """The articles in parts; where they are too few, the message says which options ask for how many."""
+def _divided(settings: MemorizationStudy, texts: Sequence[str], reader: TextReader, **layout: Any) -> MemorizationData:
+    """The articles in parts; where they are too few, the message speaks of models, and says which options ask for how many."""
+    sizes: dict[str, Any] = {"shared": settings.shared, "control": settings.control, "validation": settings.validation}
     try:
-        return make_memorization(texts, encoded, **sizes)
+        return make_memorization(
+            texts, reader.encode, models=settings.atoms, rows=settings.shared + settings.atom, separator=reader.separator,
+            special=reader.special, tokenizer=reader.sha256, seed=settings.seed, canaries=_canaries(settings), **sizes, **layout,
+        )  # fmt: skip
     except InputError as error:
         if "too few" not in error.found:
             raise
+        own = settings.atoms * settings.atom
+        counts = ", ".join(
+            f"{count} {name}" for name, count in {**sizes, f"of {settings.models} models' own": own}.items() if count
+        )
         action = f"{error.action} The options are --rows, --shared, --models, --control and --validation."
-        raise InputError(error.thing, expected=error.expected, found=error.found, action=action) from error
+        expected = f"{own + sum(sizes.values())} rows ({counts})"
+        raise InputError(error.thing, expected=expected, found=error.found, action=action) from error
 
 
 def describe(corpus: Corpus) -> Record:
@@ -197,18 +203,18 @@ def _canaries(settings: MemorizationStudy) -> tuple[CanaryPlan, ...]:
     return spread_canaries(settings.canaries, settings.repeats, first, shared=settings.shared > 0)
 
 
-def _rows_there_are(settings: MemorizationStudy, lm: LanguageModel, articles: Sequence[str], window: int) -> int:
+def _rows_there_are(settings: MemorizationStudy, reader: TextReader, articles: Sequence[str], window: int) -> int:
     """How many rows each model of a recipe can have, beside the control's and the validation's.
 
     Each part may lose what is left of its last article.
     """
     different = {normalised(text): text for text in articles}
-    lengths = [len(ids) for ids in encode(lm, list(different.values())) if long_enough(ids, _special(lm))]
+    lengths = [len(ids) for ids in reader.encode(list(different.values())) if long_enough(ids, reader.special)]
     if not lengths:
         raise InputError(f"{len(articles)} articles", expected=f"some of {MIN_TOKENS} tokens or more", found="none")
     parts = settings.models + 2
-    lost = parts * (1 if lm.masked else 1 + -(-max(lengths) // window))
-    have = (len(lengths) if lm.masked else (sum(lengths) + len(lengths)) // window) - lost
+    lost = parts * (1 if reader.masked else 1 + -(-max(lengths) // window))
+    have = (len(lengths) if reader.masked else (sum(lengths) + len(lengths)) // window) - lost
     rows = (have - settings.control - settings.validation) // settings.models
     if rows < 1:
         needed = settings.control + settings.validation + settings.models
@@ -216,24 +222,11 @@ def _rows_there_are(settings: MemorizationStudy, lm: LanguageModel, articles: Se
     return rows
 
 
-def _require_kind(settings: MemorizationStudy, lm: LanguageModel) -> None:
-    if lm.masked != settings.masked:
+def _require_kind(settings: MemorizationStudy, reader: TextReader) -> None:
+    if reader.masked != settings.masked:
         kinds = {True: "a masked language model", False: "a decoder"}
-        raise InputError(lm.source, expected=kinds[settings.masked], found=kinds[lm.masked])
+        raise InputError(str(settings.base), expected=kinds[settings.masked], found=kinds[reader.masked])
 
 
 def _without_canaries(rows: Rows) -> Rows:
     return rows.take([place for place, documents in enumerate(rows.documents) if min(documents) >= 0])
-
-
-def _special(lm: LanguageModel) -> tuple[int, ...]:
-    return tuple(sorted(set(lm.tokenizer.all_special_ids) - {lm.tokenizer.unk_token_id}))
-
-
-def _separator(lm: LanguageModel) -> int:
-    """The token between two packed articles."""
-    known = (lm.tokenizer.eos_token_id, lm.tokenizer.sep_token_id, lm.tokenizer.bos_token_id)
-    found = next((one for one in known if one is not None), None)
-    if found is None:
-        raise InputError(lm.source, expected="a token that ends texts (eos, sep or bos)", found="none in its tokenizer")
-    return int(found)

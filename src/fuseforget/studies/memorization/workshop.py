@@ -27,7 +27,7 @@ class Workshop:
         self.run, self.corpus, self.say = run, corpus, say
         self.settings = corpus.settings
         self.scorer = Scorer(
-            run, corpus.sets, special=corpus.special, masked=corpus.settings.masked, seed=corpus.settings.seed, say=say
+            run, corpus.sets, special=corpus.reader.special, masked=corpus.settings.masked, seed=corpus.settings.seed, say=say
         )
 
     @property
