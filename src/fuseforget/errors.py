@@ -7,9 +7,9 @@ command line prints that message alone and exits with :attr:`FuseForgetError.exi
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
-__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError", "require_seed"]
+__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError", "Stopped", "WorkerError", "require_seed"]
 
 SEEDS = 2**32  # what numpy's oldest generator takes, which transformers seeds
 
@@ -30,6 +30,10 @@ class FuseForgetError(Exception):
         self.thing, self.expected, self.found, self.action = thing, expected, found, action
         message = f"{thing}: expected {expected}, found {found}."
         super().__init__(f"{message} {action}".rstrip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker's process: an exception would be made again from its message alone.
+        return _again, (type(self), self.thing, self.expected, self.found, self.action)
 
 
 class InputError(FuseForgetError, ValueError):
@@ -55,6 +59,20 @@ class OutputError(FuseForgetError, OSError):
         found = "a full disk" if full else (error.strerror or str(error))
         hint = f"{action} Free some space and run again." if full else action
         return cls(place, expected="a place that can be written", found=found, action=hint.strip())
+
+
+class WorkerError(FuseForgetError):
+    """Workers died again and again, or none is left; what is finished is kept."""
+
+
+class Stopped(FuseForgetError):
+    """The user asked the work to stop, and it stopped where the same command goes on."""
+
+    exit_code = 130
+
+
+def _again(kind: type[FuseForgetError], thing: str, expected: str, found: str, action: str) -> FuseForgetError:
+    return kind(thing, expected=expected, found=found, action=action)
 
 
 def require_seed(seed: int) -> None:

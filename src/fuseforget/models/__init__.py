@@ -23,7 +23,7 @@ from fuseforget.models.language import (
 from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
 from fuseforget.models.reader import TextReader, read_text_reader
-from fuseforget.models.running import autocast, compute_dtype, device, quiet, seeded
+from fuseforget.models.running import autocast, compute_dtype, cores, device, intra_op, quiet, seeded, use_cores
 from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
 from fuseforget.models.weights import set_weights, weight_slots
@@ -42,6 +42,7 @@ __all__ = [
     "batch_tokens",
     "candidate_log_probs",
     "compute_dtype",
+    "cores",
     "debias",
     "describe_cut",
     "device",
@@ -53,6 +54,7 @@ __all__ = [
     "features_and_logits",
     "has_bias",
     "head_of",
+    "intra_op",
     "is_language_model",
     "is_masked",
     "label_names",
@@ -73,6 +75,7 @@ __all__ = [
     "token_scores",
     "tokenise",
     "tokenizer_sha256",
+    "use_cores",
     "weight_slots",
     "with_eraser",
 ]

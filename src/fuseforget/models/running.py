@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,32 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "compute_dtype", "device", "quiet", "seeded"]
+__all__ = ["autocast", "compute_dtype", "cores", "device", "intra_op", "quiet", "seeded", "use_cores"]
+
+_share: int | None = None  # of the machine's cores: a worker's
+
+
+def cores() -> int:
+    """How many of the machine's cores this process works with: those that it may use, or its share of them as a worker."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _share or allowed))
+
+
+def use_cores(count: int) -> None:
+    """Work with so many cores from now on: several workers share a machine."""
+    global _share
+    _share = count
+
+
+@contextlib.contextmanager
+def intra_op(threads: int) -> Iterator[None]:
+    """Inside the block every operation computes with so many threads; its last bits can depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compute_dtype() -> torch.dtype:

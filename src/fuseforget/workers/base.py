@@ -1,0 +1,66 @@
+"""What all workers have in common, and the one that is this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Here", "Workers"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers(ABC):
+    """Who works on items that do not depend on each other.
+
+    Attributes:
+        count: how many items are worked on at once.
+    """
+
+    count: int
+
+    @abstractmethod
+    def each(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, name: Callable[[Item], str] = str
+    ) -> Iterator[Result]:
+        """Return the result of every item, in the order of the items, each as soon as it and all before it are there.
+
+        An item whose worker dies is done again by another one. Leaving the iteration early leaves what is being worked on.
+
+        Args:
+            function: is pickled once. A worker makes one object of that and keeps it while it is used, so that what the
+                function holds on to (a loaded model) serves all items that the worker is given.
+            items: are pickled, as results are; taken a few ahead of what is worked on.
+            name: what an error calls an item.
+
+        Raises:
+            WorkerError: an item's worker died again and again, or no worker is left.
+            FuseForgetError: whatever the function raised, in the order of the items.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let go of the workers; what they are working on is dropped."""
+
+
+class Here(Workers):
+    """The process itself, an item at a time."""
+
+    count = 1
+
+    def each(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, name: Callable[[Item], str] = str
+    ) -> Iterator[Result]:
+        return map(function, items)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to let go of."""
