@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from fuseforget import stopping
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Here", "Workers"]
+__all__ = ["Here", "Workers", "worker_say"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def worker_say(line: str) -> None:
+    """Tell."""
 
 
 class Workers(ABC):
@@ -60,7 +66,9 @@ class Here(Workers):
     def each(
         self, function: Callable[[Item], Result], items: Iterable[Item], *, name: Callable[[Item], str] = str
     ) -> Iterator[Result]:
-        return map(function, items)
+        for item in items:
+            stopping.check()
+            yield function(item)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Nothing to let go of."""
