@@ -55,8 +55,8 @@ class Batch:
 def encode_batches(classifier: Classifier, texts: Sequence[str], *, token_budget: int | None = None) -> list[Batch]:
     """Tokenise once and group by length: each batch holds at most ``token_budget`` tokens, padding included.
 
-    On a CPU texts of one length alone are together: without padding a text's logits are the same, to the bit, whatever
-    else is in its batch. A GPU is idle over batches of rare lengths: there lengths are mixed until a batch is worth it.
+    On a CPU texts of one length alone are together: nothing is computed for padding, and attention needs no mask. A GPU is
+    idle over batches of rare lengths: there lengths are mixed until a batch is worth it.
 
     Args:
         token_budget: default: what the device works best with.

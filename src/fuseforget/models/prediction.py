@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def _on_cpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool
         return
     with intra_op(1), ThreadPoolExecutor(lanes, "lane") as pool:
         try:
-            for done in [pool.submit(lane) for _ in range(lanes)]:
+            for done in wait([pool.submit(lane) for _ in range(lanes)], return_when=FIRST_EXCEPTION).done:
                 done.result()
         except BaseException:
             waiting.clear()  # the other lanes would go on to the end
