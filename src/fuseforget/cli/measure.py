@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table, progress_lines
+from fuseforget.cli.workers import RayOption, WorkersOption
 
 __all__ = ["path", "probe"]
 
@@ -22,6 +23,8 @@ def probe(
     probes: Probes,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A run to keep the measurements in.")] = None,
     exact: Exact = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes on models; by a protected attribute, an audit of each model and of the others against the first.
@@ -29,8 +32,11 @@ def probe(
     Language models are asked by entries of kind: memorization what they give away of the rows that they were trained on.
     """
     from fuseforget.sweep import probe as measure
+    from fuseforget.workers import open_workers
 
-    _print(measure(models, probes, out, exact=exact, say=progress_lines()), ["model"], as_json)
+    with open_workers(workers, ray, shared=out, loud=True) as crew:
+        records = measure(models, probes, out, exact=exact, workers=crew, say=progress_lines())
+    _print(records, ["model"], as_json)
 
 
 def path(
@@ -45,19 +51,24 @@ def path(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random methods.")] = 0,
     exact: Exact = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes at points between two models, or on the triangle of three."""
     from fuseforget.cli.fuse import parse_parameters
     from fuseforget.methods import get_method
     from fuseforget.paths import path as walk
+    from fuseforget.workers import open_workers
 
     parameters = parse_parameters(param or [])
     for name in parameters:
         get_method(method).parameter(name)  # refuses what it does not have
-    records = walk(
-        models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, say=progress_lines(), **parameters
-    )
+    with open_workers(workers, ray, shared=out, loud=True) as crew:
+        records = walk(
+            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, workers=crew,
+            say=progress_lines(), **parameters,
+        )  # fmt: skip
     _print(records, ["weights"], as_json)
 
 
