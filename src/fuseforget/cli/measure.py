@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table, progress_lines
-from fuseforget.cli.workers import RayOption, WorkersOption
+from fuseforget.cli.workers import RayOption, WorkersOption, crew
 
 __all__ = ["path", "probe"]
 
@@ -32,10 +32,9 @@ def probe(
     Language models are asked by entries of kind: memorization what they give away of the rows that they were trained on.
     """
     from fuseforget.sweep import probe as measure
-    from fuseforget.workers import open_workers
 
-    with open_workers(workers, ray, shared=out, loud=True) as crew:
-        records = measure(models, probes, out, exact=exact, workers=crew, say=progress_lines())
+    with crew(workers, ray, out) as team:
+        records = measure(models, probes, out, exact=exact, workers=team, say=progress_lines())
     _print(records, ["model"], as_json)
 
 
@@ -59,14 +58,13 @@ def path(
     from fuseforget.cli.fuse import parse_parameters
     from fuseforget.methods import get_method
     from fuseforget.paths import path as walk
-    from fuseforget.workers import open_workers
 
     parameters = parse_parameters(param or [])
     for name in parameters:
         get_method(method).parameter(name)  # refuses what it does not have
-    with open_workers(workers, ray, shared=out, loud=True) as crew:
+    with crew(workers, ray, out) as team:
         records = walk(
-            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, workers=crew,
+            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, workers=team,
             say=progress_lines(), **parameters,
         )  # fmt: skip
     _print(records, ["weights"], as_json)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["RayOption", "ThreadsOption", "WorkersOption"]
+if TYPE_CHECKING:
+    from fuseforget.workers import Workers
+
+__all__ = ["RayOption", "ThreadsOption", "WorkersOption", "crew"]
 
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", help="Processes of this machine that share the work; the results are the same.")
@@ -17,3 +21,11 @@ RayOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="That each training computes with; its last bits depend on them.")
 ]
+
+
+def crew(workers: int | None, ray: str | None, run: Path | None) -> Workers:
+    """The workers that the options ask for, who print their progress and must see the run."""
+    from fuseforget.records import code_sha256
+    from fuseforget.workers import open_workers
+
+    return open_workers(workers, ray, shared=run, loud=True, code=code_sha256)

@@ -14,7 +14,8 @@ from fuseforget.records import Record, Run
 from fuseforget.train import TrainSettings
 from fuseforget.train.language import Watch, fine_tune_language
 from fuseforget.train.trainer import fine_tune
-from fuseforget.workers import Here, Workers, worker_say
+from fuseforget.workers import Here, Workers
+from fuseforget.workers import say as worker_say
 
 __all__ = ["Job", "Trainers", "combine", "record_training", "result_of"]
 
