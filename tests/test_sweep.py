@@ -238,5 +238,5 @@ def test_averages_of_endpoints_in_a_devices_memory_are_what_fuse_writes_to_the_b
 
 def test_an_endpoint_that_is_not_finite_is_refused_before_it_is_held(models, raw):
     broken = open_checkpoint(raw("broken", tensors={"w": torch.tensor([1.0, float("nan")])}))
-    with pytest.raises(InputError, match="finite values in .*broken"):
+    with pytest.raises(InputError, match=r"finite values in .*broken"):
         OnDevice([broken], ["w"], torch.device("cpu"))
