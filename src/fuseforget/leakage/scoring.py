@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fuseforget.data import Rows
-from fuseforget.models import Energies, LanguageModel, Masks, draw_masks, energies
+from fuseforget.models import Energies, LanguageModel, Masks, draw_masks, energies, load_language_model
 from fuseforget.records import Run, decode_values, encode_values
+from fuseforget.workers import Workers
 
 __all__ = ["Scorer", "energies_of", "join_energies"]
 
@@ -55,6 +58,17 @@ class Scorer:
         label = ", ".join(str(value) if key == "model" else f"{key} {value}" for key, value in where.items())
         self.say(f"{label}: energies on {', '.join(lacking)}")
 
+    def score_each(self, models: Mapping[str, Path], sets: Sequence[str], workers: Workers) -> None:
+        """Record the energies of checkpoints, by their names, on the sets that they were not asked about."""
+        asked = [_Asked(name, path, tuple(self.lacks(sets, model=name))) for name, path in models.items()]
+        asked = [one for one in asked if one.sets]
+        rows = {name: self.sets[name] for one in asked for name in one.sets}
+        read = _Read(rows, {name: self.masks(name) for name in rows}, self._exact)
+        for one, found in zip(asked, workers.each(read, asked, name=lambda one: one.model), strict=True):
+            for name in one.sets:
+                self.keep(name, found[name], model=one.model)
+            self.say(f"{one.model}: energies on {', '.join(one.sets)}")
+
     def keep(self, name: str, found: Energies, **where: Any) -> None:
         """Record a model's energies on a set, however they were computed, where the run has none."""
         if self.run.find("tokens", set=name) is None:
@@ -69,6 +83,28 @@ class Scorer:
         if name not in self._masks:
             self._masks[name] = draw_masks(self.sets[name].ids, special=self._special, seed=self._seed)
         return self._masks[name]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A checkpoint, what records call it, and the sets that it is asked about."""
+
+    model: str
+    path: Path
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Reads sets of rows by a checkpoint's model, wherever it is called."""
+
+    rows: Mapping[str, Rows]
+    masks: Mapping[str, Masks | None]
+    exact: bool
+
+    def __call__(self, asked: _Asked) -> dict[str, Energies]:
+        lm = load_language_model(asked.path)
+        return {name: energies(lm, self.rows[name].ids, masks=self.masks[name], exact=self.exact) for name in asked.sets}
 
 
 def energies_of(run: Run, set_name: str, **where: Any) -> Energies:

@@ -36,7 +36,7 @@ def train_alternatives(shop: Workshop) -> None:
     for decay in shop.settings.decays:
         name = decayed(full, decay)
         shop.train_watched(shop.job(name, rows, weight_decay=decay))
-        shop.ask(name, shop.few_sets)
+        shop.ask([name], shop.few_sets)
         _record(shop, name, "weight decay", decay=decay)
     if not shop.settings.masked:
         for epsilon in shop.settings.epsilons:
@@ -54,7 +54,7 @@ def _train_privately(shop: Workshop, name: str, epsilon: float) -> None:
         with intra_op(shop.trainers.threads):
             fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
     record_training(shop.run, name, len(rows))
-    shop.ask(name, shop.few_sets)
+    shop.ask([name], shop.few_sets)
     made = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
     _record(shop, name, "DP-SGD", epsilon=epsilon, spent=made["spent"])
 

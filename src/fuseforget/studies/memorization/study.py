@@ -60,21 +60,17 @@ def train_models(shop: Workshop, numbers: Sequence[int]) -> None:
     shop.train([*(shop.job(name, shop.corpus.trained_on([name])) for name in names), *full.values()])
     if watched is not None:
         shop.train_watched(watched)
-    for name in names:
-        shop.ask(name)
     for some in several:
-        shop.ask(full_name(some))
         shop.fuse(some, fused_name(some))
-        shop.ask(fused_name(some))
+    shop.ask([*names, *(name(some) for some in several for name in (full_name, fused_name))])
 
 
 def vary_epochs(shop: Workshop) -> None:
     """Table 6: the same models after other numbers of epochs, each with a schedule of its own."""
     rows = {**{name: shop.corpus.trained_on([name]) for name in shop.few}, full_name(shop.few): shop.corpus.trained_on(shop.few)}
     shop.train([shop.job(at_epochs(n, e), own, epochs=e) for e in shop.settings.epochs for n, own in rows.items()])
+    shop.ask([at_epochs(name, epochs) for epochs in shop.settings.epochs for name in rows], shop.few_sets)
     for epochs in shop.settings.epochs:
-        for name in rows:
-            shop.ask(at_epochs(name, epochs), shop.few_sets)
         singles = [at_epochs(name, epochs) for name in shop.few]
         shop.ask_fused(singles, at_epochs(fused_name(shop.few), epochs), shop.few_sets)
 
@@ -95,8 +91,7 @@ def divide_fixed_total(shop: Workshop) -> None:
     if everything != tuple(atom for name in shop.few for atom in corpus.own(name)):
         every["full-of-fixed"] = everything
     shop.train([shop.job(single, corpus.made.trained_on(*atoms)) for single, atoms in every.items()])
-    for single in every:
-        shop.ask(single, shop.fixed_sets)
+    shop.ask(list(every), shop.fixed_sets)
     for number, singles in parts.items():
         shop.ask_fused(list(singles), of_fixed("fused", number), shop.fixed_sets)
 

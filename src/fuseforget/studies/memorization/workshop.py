@@ -60,16 +60,18 @@ class Workshop:
 
     def model(self, name: str) -> LanguageModel:
         """A model of the run, or the base."""
-        return load_language_model(self.corpus.base if name == REFERENCE else model_path(self.run, name))
+        return load_language_model(self.path(name))
 
     def ask_base(self) -> None:
         """The reference's energies on all rows, once for all models."""
-        self.ask(REFERENCE)
+        self.ask([REFERENCE])
 
-    def ask(self, name: str, sets: Sequence[str] | None = None) -> None:
-        """Record a model's energies on sets (all of them, where none are named)."""
-        self.scorer.score(partial(self.model, name), list(sets or self.corpus.sets), model=name)
-        measure_model(self.run, self.settings, name)
+    def ask(self, names: Sequence[str], sets: Sequence[str] | None = None) -> None:
+        """Record models' energies on sets (all of them, where none are named)."""
+        paths = {name: self.path(name) for name in names}
+        self.scorer.score_each(paths, list(sets or self.corpus.sets), self.trainers.workers)
+        for name in names:
+            measure_model(self.run, self.settings, name)
 
     def job(self, name: str, rows: Rows, **options: Any) -> Job:
         """The training of the base on rows; options as of :func:`fuseforget.studies.memorization.models.job`."""
@@ -110,4 +112,5 @@ class Workshop:
         return look
 
     def path(self, name: str) -> Path:
-        return model_path(self.run, name)
+        """Where a model of the run, or the base, is."""
+        return Path(self.corpus.base) if name == REFERENCE else model_path(self.run, name)
