@@ -139,7 +139,8 @@ def compare(models: Sequence[str | Path], probes: Sequence[Probe], options: argp
         ratios = [ratio * count[name] / count[PUBLISHED] for ratio in ratios]
         share = work[name] / median(times[name]) / peak(compute_dtype() if name == "bfloat16" else torch.float32)
         lines.append(
-            [name, str(count[name]), f"{1000 * each:.2f}", f"{1000 * processor:.2f}", f"{1 / each:.1f}", _range(ratios), f"{share:.0%}",
+            [name, str(count[name]), f"{1000 * each:.2f}", f"{1000 * processor:.2f}", f"{1 / each:.1f}", _range(ratios),
+             f"{share:.0%}",
              "" if name == PUBLISHED else _in_words(difference(answers[name], answers[PUBLISHED], rows)),
              _in_words(difference(answers[name], answers["float32"], everything)) if name == "bfloat16" else ""]
         )  # fmt: skip
