@@ -24,7 +24,17 @@ import torch
 
 import published
 from fuseforget.data import Examples, load_shortcut_data
-from fuseforget.models import Classifier, compute_dtype, cores, encode_batches, load_classifier, predict, prepare_start, tokenise
+from fuseforget.models import (
+    Classifier,
+    compute_dtype,
+    cores,
+    device,
+    encode_batches,
+    load_classifier,
+    predict,
+    prepare_start,
+    tokenise,
+)
 from fuseforget.models.peak import forward_flops, matrix_peak
 from fuseforget.train import TrainSettings
 from fuseforget.train.trainer import fine_tune
@@ -72,7 +82,7 @@ def compare(start: Path, examples: Examples, scratch: Path, options: argparse.Na
     rows = []
     for name, dtype in (("published", torch.float32), ("ours", compute_dtype())):
         each = median(seconds[name])
-        share = (1 + BACKWARD) * a_text[name] / each / matrix_peak(dtype, options.threads)
+        share = (1 + BACKWARD) * a_text[name] / each / matrix_peak(dtype, options.threads, device().type)
         ratios = [theirs / mine for mine, theirs in zip(seconds[name], seconds["published"], strict=True)]
         rows.append([name, str(dtype).removeprefix("torch."), f"{1000 * each:.2f}", f"{1 / each:.1f}", f"{mean / each:.0f}",
                      f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", f"{share:.0%}"])  # fmt: skip
