@@ -37,6 +37,11 @@ def load(model: str | Path) -> tuple[Any, Any]:
     return AutoModelForSequenceClassification.from_pretrained(model), AutoTokenizer.from_pretrained(model)
 
 
+def length_of(model: Any) -> int:
+    """The tokens that every text is padded to: 512, or as many as a smaller model reads."""
+    return min(LENGTH, int(model.config.max_position_embeddings))
+
+
 def interpolate(first: Any, second: Any, share: float) -> Any:
     """A model that is this share of the first and for the rest the second."""
     model, other = copy.deepcopy(first), second.state_dict()
@@ -51,7 +56,9 @@ def interpolate(first: Any, second: Any, share: float) -> Any:
 def predict(model: Any, tokenizer: Any, texts: Sequence[str], labels: Sequence[int], scratch: Path) -> np.ndarray:
     """Logits, examples x labels."""
     arguments = TrainingArguments(str(scratch), per_device_eval_batch_size=BATCH, **_shared())
-    return np.asarray(Trainer(model=model, args=arguments).predict(_padded(tokenizer, texts, labels)).predictions)
+    return np.asarray(
+        Trainer(model=model, args=arguments).predict(_padded(tokenizer, texts, labels, length_of(model))).predictions
+    )
 
 
 def train(
@@ -64,7 +71,7 @@ def train(
         seed=seed, save_strategy="no", **_shared(),
     )  # fmt: skip
     clock = _Steps()
-    data = _padded(tokenizer, texts, labels)
+    data = _padded(tokenizer, texts, labels, length_of(model))
     trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -86,9 +93,9 @@ class _Steps(TrainerCallback):
         self.seconds.append(time.perf_counter() - self._begun)
 
 
-def _padded(tokenizer: Any, texts: Sequence[str], labels: Sequence[int]) -> datasets.Dataset:
+def _padded(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], length: int) -> datasets.Dataset:
     data = datasets.Dataset.from_dict({"text": list(texts), "label": list(labels)})
-    return data.map(lambda rows: tokenizer(rows["text"], padding="max_length", truncation=True, max_length=LENGTH), batched=True)
+    return data.map(lambda rows: tokenizer(rows["text"], padding="max_length", truncation=True, max_length=length), batched=True)
 
 
 def _shared() -> dict[str, Any]:

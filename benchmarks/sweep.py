@@ -130,7 +130,7 @@ def compare(models: Sequence[str | Path], probes: Sequence[Probe], options: argp
                 processors[name].append(time.process_time() - processor)
     count = {name: sum(len(right) for right in answers[name].values()) for name in tasks}
     work = {name: work_of(models[0], probes) * len(grid) for name in tasks}
-    work[PUBLISHED] = forward_flops(first, [published.LENGTH] * count[PUBLISHED])  # padding is computed as text is
+    work[PUBLISHED] = forward_flops(first, [published.length_of(first)] * count[PUBLISHED])  # padding is computed as text is
     everything = {probe.name: np.arange(len(probe.texts)) for probe in probes}
     lines = []
     for name in tasks:

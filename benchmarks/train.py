@@ -70,7 +70,8 @@ def compare(start: Path, examples: Examples, scratch: Path, options: argparse.Na
     few = examples.take(range((options.steps + 1) * options.batch))
     lengths = [len(ids) for ids in tokenise(load_classifier(start), examples.texts)[0]]
     model = load_classifier(start).model
-    a_text = {"published": forward_flops(model, [published.LENGTH]), "ours": forward_flops(model, lengths) / len(lengths)}
+    length = published.length_of(model)
+    a_text = {"published": forward_flops(model, [length]), "ours": forward_flops(model, lengths) / len(lengths)}
     ours(start, examples.take(range(2 * options.batch)), scratch / "warm", options)
     seconds: dict[str, list[float]] = {"published": [], "ours": []}
     for number in range(options.rounds):
@@ -88,7 +89,7 @@ def compare(start: Path, examples: Examples, scratch: Path, options: argparse.Na
                      f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", f"{share:.0%}"])  # fmt: skip
     columns = ["", "precision", "ms an example", "examples/s", "real tokens/s", "times published", "share of the peak"]
     print(table(columns, rows))
-    print(f"\npublished: {1 - mean / published.LENGTH:.1%} of the tokens computed are padding; the share of its peak counts them")
+    print(f"\npublished: {1 - mean / length:.1%} of the tokens computed are padding; the share of its peak counts them")
 
 
 def learned(start: Path, examples: Examples, held_out: Examples, scratch: Path, options: argparse.Namespace) -> None:
