@@ -116,7 +116,7 @@ def side_by_side(start: Path, count: int, scratch: Path, options: argparse.Names
         rates = []
         for number in range(options.rounds):
             command = [sys.executable, __file__, *sys.argv[1:], "--one", str(threads), str(start)]
-            outs = [scratch / f"{threads}-{at_once}-{number}-{i}" for i in range(at_once)]
+            outs = [scratch / f"side-{len(rows)}-{number}-{i}" for i in range(at_once)]
             running = [subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, text=True) for out in outs]
             seconds = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
             rates.append(sum(count / one for one in seconds))
