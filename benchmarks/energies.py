@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from fuseforget.models import Energies, LanguageModel, autocast, energies, load_language_model, save_language_model
+from machine import high_water
 
 T = TypeVar("T")
 Split = list[list[int]]
@@ -137,9 +137,7 @@ def report_memory(kind: str, sources: Sequence[Path], splits: Sequence[Split]) -
         assert other.model is not lm.model
     elif kind != "nothing":
         raise ValueError(kind)
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert found
-    print(json.dumps(int(found[1]) / 1024))
+    print(json.dumps(high_water()))
 
 
 def main() -> None:

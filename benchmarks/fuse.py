@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import yaml
 from checkpoints import SHAPES, make_checkpoint, make_sparse
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.methods import METHODS
+from machine import Watch, describe_machine
 
 # Parameters at which each method does its work, by our names and values; mergekit's are the same.
 CASES: dict[str, dict[str, float]] = {
@@ -52,7 +51,7 @@ def main() -> None:
     options = _options()
     scratch = Path(options.scratch)
     base, models = _checkpoints(scratch, options.shape, sparse=options.sparse)
-    _print_machine()
+    print(f"{describe_machine()}\n")
     print(f"{options.shape}, 3 models and a base in bfloat16, {open_checkpoint(base).nbytes / 1e9:.2f} GB each; "
           f"medians of {options.rounds}\n")  # fmt: skip
     print("| method | ours: wall, CPU, memory | mergekit: wall, CPU, memory | ours/mergekit | ours/cp | largest difference |")
@@ -143,7 +142,7 @@ def _mergekit(program: str, method: str, base: Path, models: Sequence[Path], scr
 
 def _measure(command: Sequence[str]) -> Cost:
     begun = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process, _Watch(process.pid) as watch:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process, Watch(process.pid) as watch:
         errors = process.stderr.read() if process.stderr else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -151,42 +150,6 @@ def _measure(command: Sequence[str]) -> Cost:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}\n{errors.decode()[-2000:]}")
     return Cost(wall, usage.ru_utime + usage.ru_stime, watch.peak)
-
-
-class _Watch:
-    """The peak of a process's anonymous memory, its children's added."""
-
-    def __init__(self, pid: int) -> None:
-        self.peak, self._pid, self._stop = 0, pid, threading.Event()
-
-    def __enter__(self) -> _Watch:
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak = max(self.peak, sum(_anonymous(pid) for pid in _family(self._pid)))
-
-
-def _family(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        children = []
-    return [pid, *(one for child in children for one in _family(int(child)))]
-
-
-def _anonymous(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
 def _warm(models: Sequence[Path]) -> None:
@@ -215,12 +178,6 @@ def _difference(method: str, scratch: Path) -> str:
         steps = (a - b).abs() / unit
         worst, apart, count = max(worst, float(steps.max())), apart + int((steps > 1).sum()), count + a.numel()
     return f"{worst:.1f} steps; more than one at {apart / count:.2e} of values"
-
-
-def _print_machine() -> None:
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = models[0].partition(":")[2].strip() if models else platform.processor()
-    print(f"{len(os.sched_getaffinity(0))} cores of {name}, torch {torch.__version__}, Python {platform.python_version()}\n")
 
 
 if __name__ == "__main__":
