@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fuseforget import stopping
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.fuse import require_no_statistics
@@ -131,9 +132,11 @@ def walk(
     say: Callable[[str], None],
 ) -> None:
     """Visit the points in order and record the probes that are missing there."""
-    for weights in grid:
+    for number, weights in enumerate(grid, 1):
         where = {"path": name, "weights": list(weights)}
         if all(run.find("measurement", probe=probe, **where) is not None for probe in probes):
             continue
         resident.set_point(endpoints, weights, method, base=base, seed=seed, parameters=parameters)
         record_missing(run, resident, probes, say=say, **where)
+        if number < len(grid):
+            stopping.check(f"{number} of {len(grid)} points")
