@@ -16,9 +16,14 @@ __all__ = ["LINES", "context", "drive", "drive_back", "nothing", "prepare", "tex
 LINES = "lines.txt"  # what a driver said, of all its processes
 # What takes long to import, and computes nothing when it is.
 PRELOADED = [
-    "datasets", "torch", "transformers.trainer", "transformers.models.bert.modeling_bert", "transformers.tokenization_utils_tokenizers",
-    "fuseforget.paths", "fuseforget.train.trainer",
-]  # fmt: skip
+    "datasets",
+    "torch",
+    "transformers.trainer",
+    "transformers.models.bert.modeling_bert",
+    "transformers.tokenization_utils_tokenizers",
+    "fuseforget.paths",
+    "fuseforget.train.trainer",
+]
 PROBES = ("one", "two", "three")
 
 
