@@ -3,7 +3,7 @@
 Sequence classifiers and language models, of any architecture that transformers knows.
 """
 
-from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, tokenise
+from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, plan_batches, tokenise
 from fuseforget.models.candidates import candidate_log_probs
 from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
 from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
@@ -63,6 +63,7 @@ __all__ = [
     "max_positions",
     "max_tokens",
     "padding_id",
+    "plan_batches",
     "predict",
     "prepare_start",
     "quiet",
