@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from conftest import WORDS, make_bert
 from fuseforget import path
 from fuseforget.checkpoint import open_checkpoint
-from fuseforget.errors import Stopped
+from fuseforget.errors import InputError, Stopped
 from fuseforget.knowledge import Probe
-from fuseforget.models import encode_batches, intra_op, load_classifier, predict
+from fuseforget.models import encode_batches, intra_op, load_classifier, predict, seeded
 from fuseforget.models.batches import batch_tokens, by_length
 from fuseforget.paths import path_points, points
 from fuseforget.records import read_records
 from fuseforget.sweep import Resident, Sweep, resident
+from fuseforget.sweep.on_device import OnDevice
 from fuseforget.workers import Here
 
 
@@ -34,6 +35,44 @@ def probe(name: str, count: int, seed: int) -> Probe:
 
 
 PROBES = [probe("task", 90, 0), probe("op", 70, 1), Probe("again", probe("task", 90, 0).texts[::-1], (0,) * 90)]
+
+
+def tiny_bert(directory, seed):
+    return make_bert(directory, seed=seed)
+
+
+def tiny_gpt2(directory, seed):
+    from transformers import GPT2Config
+
+    return with_tokenizer(directory, seed, GPT2Config(n_layer=2, n_embd=16, n_head=2, n_positions=40, **OF_DECODERS))
+
+
+def tiny_llama(directory, seed):
+    from transformers import LlamaConfig
+
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 32,
+    }
+    return with_tokenizer(directory, seed, LlamaConfig(**sizes, **OF_DECODERS))
+
+
+OF_DECODERS = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def with_tokenizer(directory, seed, config):
+    """A tiny classifier with random weights, and the tokenizer of the tiny BERT."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    make_bert(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with seeded(seed):
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +202,41 @@ def test_a_stop_that_was_asked_for_ends_after_the_point(models, tmp_path, monkey
     path(models[:2], PROBES, tmp_path / "run", steps=3)
     path(models[:2], PROBES, tmp_path / "whole", steps=3)
     assert (tmp_path / "run/records.jsonl").read_bytes() == (tmp_path / "whole/records.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_gpt2, tiny_llama])
+def test_points_at_once_answer_as_one_after_another(make, tmp_path):
+    """What a GPU does with a small model; a set of weights says the same whatever the others are."""
+    ends = [open_checkpoint(make(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    visited = path_points(ends, points(2, 4), ["task", "op"], name="a-b") + path_points(ends, points(2, 1), ["again"], name="b")
+    one, four = (list(Sweep(ends[0].path, PROBES, exact=True, at_once=n).answers(visited)) for n in (1, 4))
+    assert [point for point, _ in one] == [point for point, _ in four] == visited
+    for (_, alone), (_, together) in zip(one, four, strict=True):
+        for name, answer in alone.by_probe.items():
+            np.testing.assert_allclose(together.by_probe[name].logits, answer.logits, atol=1e-6)
+    again = list(Sweep(ends[0].path, PROBES, exact=True, at_once=4).answers(visited[3:5]))
+    for (_, before), (_, after) in zip(four[3:5], again, strict=True):
+        np.testing.assert_array_equal(before.by_probe["op"].logits, after.by_probe["op"].logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_averages_of_endpoints_in_a_devices_memory_are_what_fuse_writes_to_the_bit(tmp_path, dtype):
+    from transformers import BertForSequenceClassification
+
+    found = [make_bert(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
+    for model in found:
+        BertForSequenceClassification.from_pretrained(model, dtype=dtype).save_pretrained(model)
+    opened = [open_checkpoint(model) for model in found]
+    here, there = Resident(found[0], PROBES), Resident(found[0], PROBES)
+    held = OnDevice(opened, list(opened[0]), torch.device("cpu"))
+    for weights in [(1 / 3, 1 / 3, 1 / 3), (0.0, 0.7, 0.3), (1.0, 0.0, 0.0), (0.1, 0.2, 0.7)]:
+        here.set_point(opened, weights)
+        held.average_into(there.tensors(opened[0]), weights)
+        for name, value in here.tensors(opened[0]).items():
+            assert value.equal(there.tensors(opened[0])[name]), (name, weights)
+
+
+def test_an_endpoint_that_is_not_finite_is_refused_before_it_is_held(models, raw):
+    broken = open_checkpoint(raw("broken", tensors={"w": torch.tensor([1.0, float("nan")])}))
+    with pytest.raises(InputError, match=r"finite values in .*broken"):
+        OnDevice([broken], ["w"], torch.device("cpu"))

@@ -27,7 +27,7 @@ __all__ = [
 
 TOKEN_BUDGET = 4096  # tokens in a batch, padding included
 # Tokens in a prediction batch, and how many of one length are a batch of their own. What a CPU works on stays in its caches.
-ON_CPU, ON_GPU = (2048, 0), (1 << 17, 1 << 16)
+ON_CPU, ON_GPU = (2048, 0), (1 << 16, 1 << 15)
 MAX_LENGTH = 512
 
 

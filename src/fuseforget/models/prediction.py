@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from fuseforget.models.batches import Batch
-from fuseforget.models.running import autocast, cores, intra_op
+from fuseforget.models.lanes import in_lanes
+from fuseforget.models.running import autocast
 
 __all__ = ["predict"]
 
@@ -32,36 +31,19 @@ def predict(model: Any, batches: Sequence[Batch], *, exact: bool = False, lanes:
     model.eval()
     logits = np.empty((sum(len(batch.rows) for batch in batches), model.config.num_labels), dtype=np.float32)
     if model.device.type == "cpu":
-        _on_cpu(model, batches, logits, exact=exact, lanes=lanes or cores())
+        _on_cpu(model, batches, logits, exact=exact, lanes=lanes)
     else:
         _on_gpu(model, batches, logits, exact=exact)
     return logits
 
 
-def _on_cpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool, lanes: int) -> None:
-    waiting = deque(sorted(batches, key=lambda batch: batch.input_ids.numel()))  # the last, and so the largest, goes first
+def _on_cpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool, lanes: int | None) -> None:
+    def lane(mine: Iterator[Batch]) -> None:
+        for batch in mine:
+            logits[batch.rows] = model(input_ids=batch.input_ids, attention_mask=batch.mask).logits.float().numpy()
 
-    def lane() -> None:
-        # These are of a thread, and so is the number of threads that its operations compute with.
-        with intra_op(1), torch.inference_mode(), autocast(exact=exact):
-            while waiting:
-                try:
-                    batch = waiting.pop()
-                except IndexError:  # another lane was faster
-                    return
-                logits[batch.rows] = model(input_ids=batch.input_ids, attention_mask=batch.mask).logits.float().numpy()
-
-    lanes = min(lanes, len(batches))
-    if lanes < 2:
-        lane()
-        return
-    with intra_op(1), ThreadPoolExecutor(lanes, "lane") as pool:
-        try:
-            for done in wait([pool.submit(lane) for _ in range(lanes)], return_when=FIRST_EXCEPTION).done:
-                done.result()
-        except BaseException:
-            waiting.clear()  # the other lanes would go on to the end
-            raise
+    largest_first = sorted(batches, key=lambda batch: -batch.input_ids.numel())
+    in_lanes(lane, largest_first, exact=exact, lanes=lanes)
 
 
 def _on_gpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.knowledge import Measurement, Probe
+from fuseforget.models.together import at_once as at_once_of
 from fuseforget.records import Run
 from fuseforget.sweep.measured import label_of, measurement_fields
 from fuseforget.sweep.resident import Logits, Resident
@@ -78,12 +80,16 @@ class Sweep:
         probes: what can be asked at each point.
         exact: compute in float32 throughout.
         workers: who asks; default: this process.
+        at_once: points that are computed at once; default: what is worth it on this machine, several of a small model on a
+            GPU.
     """
 
     def __init__(
-        self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False, workers: Workers | None = None
-    ) -> None:
-        self._ask = _Ask(str(template), tuple(probes), exact)
+        self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False, workers: Workers | None = None,
+        at_once: int | None = None,
+    ) -> None:  # fmt: skip
+        self._at_once = at_once or at_once_of(open_checkpoint(template))
+        self._ask = _Ask(str(template), tuple(probes), exact, self._at_once)
         self._workers = workers or Here()
         if isinstance(self._workers, Here):
             _ = self.resident  # what cannot be asked is refused before anything is
@@ -95,7 +101,9 @@ class Sweep:
 
     def answers(self, points: Sequence[Point]) -> Iterator[tuple[Point, Answers]]:
         """Ask points: each with its answers, in their order."""
-        return zip(points, self._workers.each(self._ask, points, name=name_of), strict=True)
+        asked = list(_blocks(points, self._at_once))
+        for block, found in zip(asked, self._workers.each(self._ask, asked, name=_names_of), strict=True):
+            yield from zip(block, found, strict=True)
 
     def measure(self, run: Run, points: Sequence[Point], *, say: Say) -> tuple[str, ...]:
         """Record, a record a measurement, what the run does not have yet of the points.
@@ -128,11 +136,24 @@ def record_answers(run: Run, point: Point, answers: Answers, *, say: Say) -> Non
             say(f"{name_of(point)}: {name} {answer.measurement.interval.value:.3f}{answer.note and f', {answer.note}'}")
 
 
-class _Ask:
-    """Asks a point with a resident model, which it makes where it is called and keeps."""
+def _blocks(points: Sequence[Point], size: int) -> Iterator[list[Point]]:
+    """Neighbours that are asked for the same probes, a few at a time."""
+    for _, alike in groupby(points, key=lambda point: point.probes):
+        rest = list(alike)
+        while rest:
+            yield rest[:size]
+            rest = rest[size:]
 
-    def __init__(self, template: str, probes: tuple[Probe, ...], exact: bool) -> None:
-        self._template, self._probes, self._exact = template, probes, exact
+
+def _names_of(block: Sequence[Point]) -> str:
+    return " and ".join(name_of(point) for point in block)
+
+
+class _Ask:
+    """Asks points with a resident model, which it makes where it is called and keeps."""
+
+    def __init__(self, template: str, probes: tuple[Probe, ...], exact: bool, at_once: int) -> None:
+        self._template, self._probes, self._exact, self._at_once = template, probes, exact, at_once
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "resident"}
@@ -141,13 +162,20 @@ class _Ask:
     def resident(self) -> Resident:
         return Resident(self._template, self._probes, exact=self._exact)
 
-    def __call__(self, point: Point) -> Answers:
-        resident = self.resident
-        resident.set_point(
+    def __call__(self, block: Sequence[Point]) -> list[Answers]:
+        if self._at_once == 1:
+            (point,) = block
+            self._place(point)
+            return [_answers(self.resident, point.probes, self.resident.logits_of(point.probes))]
+        places = [partial(self._place, point) for point in block]
+        found = self.resident.logits_together(places, block[0].probes, count=self._at_once)
+        return [_answers(self.resident, point.probes, logits) for point, logits in zip(block, found, strict=True)]
+
+    def _place(self, point: Point) -> None:
+        self.resident.set_point(
             [open_checkpoint(model) for model in point.models], point.weights, point.method, seed=point.seed,
             base=None if point.base is None else open_checkpoint(point.base), parameters=point.parameters,
         )  # fmt: skip
-        return _answers(resident, point.probes)
 
 
 class AskAlone:
@@ -158,11 +186,11 @@ class AskAlone:
 
     def __call__(self, point: Point) -> Answers:
         (model,) = point.models
-        return _answers(Resident(model, self._probes, exact=self._exact), point.probes)
+        resident = Resident(model, self._probes, exact=self._exact)
+        return _answers(resident, point.probes, resident.logits_of(point.probes))
 
 
-def _answers(resident: Resident, probes: Sequence[str]) -> Answers:
-    logits = resident.logits_of(probes)
+def _answers(resident: Resident, probes: Sequence[str], logits: Mapping[str, Logits]) -> Answers:
     return Answers(
         {name: Answer(logits[name], resident.judge(name, logits[name]), resident.cut(name), resident.describe_cut(name))
          for name in probes},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from fuseforget.models import (
     tokenise,
     weight_slots,
 )
+from fuseforget.models.together import Together
+from fuseforget.sweep.on_device import OnDevice
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +57,8 @@ class Resident:
         self._probes = {probe.name: in_labels_of(probe, str(template), names) for probe in probes}
         self._read: dict[tuple[Texts, ...], _Read] = {}
         self._logits: dict[Texts, Logits] = {}  # of the weights as they are
-        self._planned: dict[str, InPlace] = {}  # the last points' fusions, by what they are
+        self._planned: dict[str, tuple[InPlace, OnDevice | None]] = {}  # the last points' fusions, by what they are
+        self._together: Together | None = None
         self._notes: tuple[str, ...] = ()
 
     def set_point(
@@ -75,16 +78,28 @@ class Resident:
         # A file that was replaced is another.
         stored = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in read]
         key = repr((stored, method, base is None, seed, sorted((parameters or {}).items())))
-        fusion = self._planned.pop(key, None)
-        if fusion is None:
+        planned = self._planned.pop(key, None)
+        if planned is None:
             models = [one.path for one in endpoints]
             fusion = InPlace(models, method, base=None if base is None else base.path, seed=seed, parameters=parameters)
-        self._planned[key] = fusion
+            planned = fusion, self._held(endpoints, method)
+        self._planned[key] = planned
         while len(self._planned) > PLANNED:
             del self._planned[next(iter(self._planned))]
-        shared = [name for name in endpoints[0] if all(name in one.infos for one in endpoints)]
-        fusion.into(self.tensors(shared), weights)
+        fusion, held = planned
+        targets = self.tensors(_shared(endpoints))
+        if held is not None:
+            held.average_into(targets, weights or (1 / len(endpoints),) * len(endpoints))
+        else:
+            fusion.into(targets, weights)
         self._notes = fusion.notes
+
+    def _held(self, endpoints: Sequence[Checkpoint], method: str) -> OnDevice | None:
+        """The endpoints in a GPU's memory, where points are computed there: averages."""
+        model = self._classifier.model
+        if model.device.type == "cpu" or method != "average":
+            return None
+        return OnDevice(endpoints, list(weight_slots(model, _shared(endpoints))), model.device)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,6 +130,26 @@ class Resident:
             for texts in lacking:
                 self._logits[texts] = found[read.rows[texts]]
         return {name: self._logits[texts] for name, texts in asked.items()}
+
+    def logits_together(
+        self, places: Sequence[Callable[[], None]], names: Sequence[str], *, count: int
+    ) -> list[dict[str, Logits]]:
+        """The logits of several points on probes' texts, computed at once.
+
+        Args:
+            places: each sets the resident weights to a point.
+            count: how many are always computed at once, no fewer: so a point's logits do not depend on the others.
+        """
+        if self._together is None:
+            self._together = Together(self._classifier.model, count)
+        for number in range(count):
+            if number < len(places):
+                places[number]()
+            self._together.take(number)
+        texts = tuple(dict.fromkeys(self._probes[name].texts for name in names))
+        read = self._reading(texts)
+        found = self._together.predict(read.batches, exact=self._exact)
+        return [{name: one[read.rows[self._probes[name].texts]] for name in names} for one in found[: len(places)]]
 
     def judge(self, name: str, scores: npt.ArrayLike) -> Measurement:
         """Turn scores on a probe's texts, examples x labels, into its measurement, whatever model gave them."""
@@ -152,6 +187,11 @@ class _Read:
     batches: list[Batch]
     rows: dict[Texts, npt.NDArray[np.int64]]
     cut: dict[Texts, int]
+
+
+def _shared(endpoints: Sequence[Checkpoint]) -> list[str]:
+    """The tensors that all endpoints have."""
+    return [name for name in endpoints[0] if all(name in one.infos for one in endpoints)]
 
 
 def _read(classifier: Classifier, asked: Sequence[Texts]) -> _Read:
