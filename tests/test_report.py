@@ -14,9 +14,15 @@ from fuseforget.records import Run, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.repeat import repeat_command
 from fuseforget.report.shortcuts import summarise
+from fuseforget.report.unfinished import NOT_BEGUN
 from parsing import parameters_of
 
 STEPS = 10
+ARTICLES = {
+    "scale": "tiny", "seed": 0, "base": None, "data": None, "models": 3, "rows": 9, "shared": 1, "total": None, "control": 5,
+    "validation": 5, "recipe": None, "masked": False, "pretrain": [], "epochs": [2], "decays": [], "epsilons": [],
+    "train": {"max_epochs": 2, "learning_rate": 1e-3},
+}  # fmt: skip
 TITLES = {"st": "ST", "op": "OP", "tic": "TiC", "or": "OR", "mt": "MT", "lt": "LT"}
 
 
@@ -175,8 +181,8 @@ def test_what_is_missing_is_counted_from_the_settings():
     # All of the first path, one point of the second, no conclusion.
     summary = summarise(made.description, whole[: first + 2])
     path, conclusions = summary.missing
-    assert path.startswith("20 measurements on paths (OP on OP to random at 0.1, task on OP to random at 0.1, ")
-    assert conclusions.startswith("13 conclusions (retention of OP in fused, ")
+    assert path.startswith("20 of 55 measurements on paths (OP on OP to random at 0.1, task on OP to random at 0.1, ")
+    assert conclusions.startswith("13 of 13 conclusions (retention of OP in fused, ")
     assert not any("claims" in table.title for table in summary.tables), "no conclusion, no claim"
     # A path that stops short is no ground for a claim, whatever the rest says.
     broken = [r for r in whole if not (r.get("path") == "op-tic" and r["weights"] == [0.5, 0.5])]
@@ -187,9 +193,9 @@ def test_what_is_missing_is_counted_from_the_settings():
     # Nor is a comparison with some of the specialists.
     broken = [r for r in whole if not (r["kind"] == "comparison" and r["second"] == "tic")]
     summary = summarise(made.description, broken)
-    assert summary.missing == ["1 conclusions (the task of fused against TiC)"]
+    assert summary.missing == ["1 of 13 conclusions (the task of fused against TiC)"]
     assert not any("significantly better" in row[0] for row in summary.tables[0].rows)
-    assert summarise(made.description, []).missing[0] == "5 models (OP, TiC, control, full, fused)"
+    assert summarise(made.description, []).missing[0] == "5 of 5 models (OP, TiC, control, full, fused)"
 
 
 def test_a_page_of_an_unfinished_run_says_so_in_both_formats(tmp_path):
@@ -201,9 +207,9 @@ def test_a_page_of_an_unfinished_run_says_so_in_both_formats(tmp_path):
     for name in ("page.html", "page.md"):
         page = write_report([run], tmp_path / name).read_text()
         assert "This run is not finished. Missing: " in page
-        assert "33 measurements on paths" in page
-        assert "8 measurements of models" in page
-        assert "13 conclusions" in page
+        assert "33 of 33 measurements on paths" in page
+        assert "8 of 15 measurements of models" in page
+        assert "13 of 13 conclusions" in page
 
 
 def cells(text: str) -> str:
@@ -322,3 +328,68 @@ def test_a_path_that_was_cut_short_says_what_is_missing(bert, tmp_path):
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:5]))
     assert len(read_records(tmp_path / "run")) == 5
     assert "Missing: 7 of 12 measurements" in write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(("models", "points", "third"), [(2, 3, "0.5, 0.5"), (3, 6, "0.5, 0.5, 0")])
+def test_a_path_says_which_points_are_missing(models, points, third, tmp_path):
+    names = ["a", "b", "c"][:models]
+    settings = {
+        "models": names,
+        "model_sha256": [],
+        "probes": {"p": {}, "q": {}},
+        "steps": 2,
+        "method": "average",
+        "exact": False,
+    }
+    page = tmp_path / "page.md"
+    with Run(tmp_path / "run", command="path", settings=settings) as run:
+        text = write_report([tmp_path / "run"], page).read_text()
+        first = ", ".join(["1", *["0"] * (models - 1)])
+        assert f"Missing: {2 * points} of {2 * points} measurements (p at {first}, q at {first}, p at {third}, " in text
+        weights = [1.0, *[0.0] * (models - 1)]
+        for probe in "pq":
+            add(run, measured(0.5, probe, path="a - b", weights=weights))
+        add(run, measured(0.5, "p", path="a - b", weights=[0.5, 0.5, *[0.0] * (models - 2)]))
+        # While it is written: what is torn is not there yet.
+        with (tmp_path / "run/records.jsonl").open("ab") as stream:
+            stream.write(b'{"crc":"0')
+        text = write_report([tmp_path / "run"], page).read_text()
+    assert f"Missing: {2 * points - 3} of {2 * points} measurements (q at {third}, " in text
+
+
+def test_a_probe_says_which_models_are_missing(tmp_path):
+    settings = {"models": ["a", "b", "a"], "probes": {"p": {}, "q": {}}, "exact": False}
+    with Run(tmp_path / "run", command="probe", settings=settings) as run:
+        for model, probe in (("a", "p"), ("a", "q"), ("b", "q")):
+            add(run, measured(0.5, probe, model=model))
+        text = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+        assert "Missing: 1 of 4 measurements (p on b)." in text, "a model that is named twice is measured once"
+        add(run, measured(0.5, "p", model="b"))
+    assert "Missing" not in write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize("ending", ["html", "md"])
+@pytest.mark.parametrize(
+    ("command", "settings", "said"),
+    [
+        ("study shortcuts", Made().description["settings"], "5 of 5 models (op, tic, control, full, fused); "),
+        ("study bias", {"scale": "tiny", "seed": 0, "attributes": ["gender", "age"], "ratio": 0.8}, NOT_BEGUN),
+        ("study fisher", {"source": "run", "seed": 0, "rules": ["op", "tic"]}, "1 of 1 pairs (op-tic)"),
+        ("study memorization", ARTICLES, "3 of 3 single models (A, B, C); 4 of 4 full and fused models (full-AB, fused-AB, "),
+    ],
+)
+def test_a_run_that_was_killed_before_its_first_record_has_a_page(command, settings, said, ending, tmp_path):
+    with Run(tmp_path / "run", command=command, settings=settings):
+        pass
+    (tmp_path / "run/records.jsonl").unlink()
+    page = write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
+    assert f"This run is not finished. Missing: {said}" in page
+    if command.split()[1] in ("shortcuts", "memorization"):
+        assert NOT_BEGUN in page
+
+
+def test_a_directory_that_was_killed_before_it_was_a_run_is_called_that(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").touch()
+    with pytest.raises(InputError, match="found one that stopped before it began"):
+        write_report([tmp_path / "run"], tmp_path / "page.md")

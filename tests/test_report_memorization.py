@@ -143,7 +143,7 @@ def test_a_page_of_an_unfinished_run_says_what_is_missing(told):
             assert not isinstance(block, Table) or all(len(row) == len(block.header) for row in block.rows)
     assert summarise_memorization(description, records).missing == []
     begun = summarise_memorization(description, records[:3]).missing
-    assert "single models: A, B, C" in begun
+    assert "3 of 3 single models (A, B, C)" in begun
     assert "part methods: all" in begun
 
 

@@ -6,15 +6,21 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 
 import typer
 
+from fuseforget import stopping
 from fuseforget.cli import data, erase, forecast, fuse, inspect, measure, overlap, study, train
-from fuseforget.errors import FuseForgetError
+from fuseforget.errors import FuseForgetError, Stopped
 
 __all__ = ["app", "main"]
 
+# Commands that go on where they stopped; --out is what a run or a model is kept in.
+GO_ON = {"path", "study", "demo", "train"}
+GO_ON_IN = {"probe": ("-o", "--out")}
 app = typer.Typer(
     name="fuseforget",
     help="Fuse fine-tuned language models of one base, and measure what was kept and what was forgotten.",
@@ -44,7 +50,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        app()
+        with _finishing(sys.argv[1:]):
+            app()
+    except Stopped as error:
+        _say_how_to_go_on(error)
+        sys.exit(error.exit_code)
     except FuseForgetError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -58,6 +68,20 @@ def main() -> None:
     finally:
         # The interpreter looks for cycles once more before it ends: a quarter of a second, for all that torch or numba imported.
         gc.freeze()
+
+
+def _finishing(arguments: Sequence[str]) -> AbstractContextManager[None]:
+    """The first Ctrl-C lets a command that can go on later finish what it is at; others stop at once."""
+    name = arguments[0] if arguments else ""
+    kept = GO_ON_IN.get(name, ())
+    goes_on = name in GO_ON or (bool(kept) and any(word.startswith(kept) for word in arguments))
+    return stopping.finishing(lambda line: print(line, file=sys.stderr, flush=True)) if goes_on else nullcontext()
+
+
+def _say_how_to_go_on(error: Stopped) -> None:
+    from fuseforget.records import command_line
+
+    print(f"{error.thing}; what is finished is kept. The same command goes on:\n{command_line()}", file=sys.stderr)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

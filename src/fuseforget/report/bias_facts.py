@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fuseforget.report.unfinished import NOT_BEGUN, counted
+
 __all__ = ["CENTRE", "ERASED", "FUSED", "METRICS", "ROWS", "BiasFacts", "Spread"]
 
 Record = dict[str, Any]
@@ -110,9 +112,11 @@ class BiasFacts:
 
     def missing(self) -> list[str]:
         """What the run was asked for and does not have yet."""
-        lacking = [
-            f"model {name} of seed {seed}" for seed in self.seeds for name in self._models() if not self._asked(seed, name)
-        ]
+        if not self.seeds:
+            return [NOT_BEGUN]
+        models = [(seed, name) for seed in self.seeds for name in self._models()]
+        without = [f"{name} of seed {seed}" for seed, name in models if not self._asked(seed, name)]
+        lacking = counted(without, len(models), "models")
         lacking += [f"the choice of the weight of seed {seed}" for seed in self.seeds if seed not in self.choices]
         rows = ["biased", "full", FUSED, "written", "half", *(ERASED if "baselines" in self.parts else ())]
         if any((a, row, metric) not in self.rows for a in self.pair for row in rows for metric in METRICS):

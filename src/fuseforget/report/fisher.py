@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Picture, Table, opening
 from fuseforget.report.figures import draw_layers, draw_matrix
 from fuseforget.report.shortcuts import Summary
+from fuseforget.report.unfinished import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ class FisherFacts:
 
     def missing(self) -> list[str]:
         lacking = [self.pair(pair) for pair in self.pairs if pair not in self.table]
-        return [f"{len(lacking)} of {len(self.pairs)} pairs ({', '.join(lacking[:6])})"] if lacking else []
+        return counted(lacking, len(self.pairs), "pairs")
 
 
 def summarise_fisher(description: Record, records: list[Record]) -> Summary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import Any
 
+from fuseforget.report.unfinished import NOT_BEGUN, counted
+
 __all__ = ["BASE", "CONTROL", "OTHERS", "OWN", "SHARED", "MemorizationFacts", "exact"]
 
 Record = dict[str, Any]
@@ -99,18 +101,21 @@ class MemorizationFacts:
 
     def missing(self) -> list[str]:
         """What the run was asked for and does not have yet."""
+        together = [model for n in self.numbers for model in (self.full(n), self.fused(n))]
+        attacked = {model for model, _, _ in self.attacks}
+        models = [
+            *counted([name for name in self.names if name not in self.perplexity], len(self.names), "single models"),
+            *counted([m for m in together if m not in self.perplexity], len(together), "full and fused models"),
+            *counted([m for m in self.audited if m not in attacked], len(self.audited), "attacks"),
+        ]
         lacking = {
-            "single models": [name for name in self.names if name not in self.perplexity],
-            "full and fused models": [
-                model for n in self.numbers for model in (self.full(n), self.fused(n)) if model not in self.perplexity
-            ],
-            "attacks": [model for model in self.audited if not any(model == attacked for attacked, _, _ in self.attacks)],
             "comparisons": [] if self.compared else ["all"],
             "what fusing exposes": [] if self.harm else ["all"],
             "canaries": self._without_canaries(),
             **{f"part {part}": self._lacking(part) for part in self.parts},
         }
-        return [f"{what}: {', '.join(some)}" for what, some in lacking.items() if some]
+        begun = [] if self.data or self.parts or self.perplexity else [NOT_BEGUN]
+        return [*models, *(f"{what}: {', '.join(some)}" for what, some in lacking.items() if some), *begun]
 
     def _without_canaries(self) -> list[str]:
         planted = self.data is not None and self.data["canaries"]

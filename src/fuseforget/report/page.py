@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from fuseforget.report.parts import triangle_table
 from fuseforget.report.repeat import NOTHING_GROWN, Grown, repeat_command
 from fuseforget.report.shortcuts import Summary, curve_table
 from fuseforget.report.shortcuts import summarise as summarise_shortcuts
+from fuseforget.report.unfinished import missing_measurements
 
 __all__ = ["summarise", "write_report"]
 
@@ -191,11 +191,7 @@ def _part_pictures(facts: Facts) -> list[Picture]:
 def _measurements_section(run: Path, description: Record, records: list[Record]) -> list[Block]:
     """A run of ``probe`` or ``path``."""
     measured = [r for r in records if r["kind"] == "measurement"]
-    settings = description["settings"]
-    models, probes = len(settings["models"]), len(settings["probes"])
-    points = comb(settings["steps"] + models - 1, models - 1) if description["command"] == "path" else models
-    lacking = points * probes - len(measured)
-    missing = [f"{lacking} of {points * probes} measurements"] if lacking else missing_of_audit(records)
+    missing = missing_measurements(description, records) or missing_of_audit(records)
     missing += missing_of_leakage(description, records)
     leakage = leakage_blocks(records)
     lines = measured if description["command"] == "path" else plain_measurements(measured)

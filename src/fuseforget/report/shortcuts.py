@@ -10,12 +10,12 @@ from fuseforget.report.claims import NOTE, claims
 from fuseforget.report.facts import TASK, Facts, cell
 from fuseforget.report.part_claims import part_claims
 from fuseforget.report.parts import dependent_table, growth_table, shared_table, six_table
+from fuseforget.report.unfinished import NOT_BEGUN, counted
 
 __all__ = ["Summary", "curve_table", "summarise"]
 
 Record = dict[str, Any]
 KNOWN = 0.95  # the accuracy from which the paper takes a shortcut for learned
-SHOWN = 6  # of what is missing, for each sort
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def summarise(description: Record, records: list[Record]) -> Summary:
         tables.append(_bound_table(facts))
     if facts.trained:
         tables.append(_training_table(facts))
-    return Summary(_headline(facts), tables, _missing(facts))
+    return Summary(_headline(facts), tables, _missing(facts, description, records))
 
 
 def curve_table(facts: Facts, path: str) -> Table:
@@ -55,12 +55,11 @@ def curve_table(facts: Facts, path: str) -> Table:
     return Table("", [f"weight of {facts.title(facts.paths[path][1])}", *(curve.label for curve in curves)], rows)
 
 
-def _missing(facts: Facts) -> list[str]:
-    """A line a sort of what is missing."""
-    return [
-        f"{len(names)} {sort} ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
-        for sort, names in facts.missing().items()
-    ]
+def _missing(facts: Facts, description: Record, records: list[Record]) -> list[str]:
+    """A line a sort of what is missing, of what a run lacks that has nothing but what it was asked for."""
+    planned = Facts(description, [record for record in records if record["kind"] == "part"]).missing()
+    lines = [line for sort, names in facts.missing().items() for line in counted(names, len(planned[sort]), sort)]
+    return lines if records else [*lines, NOT_BEGUN]
 
 
 def _accuracy_table(facts: Facts) -> Table:

@@ -181,7 +181,6 @@ def _trainer(training: Training, settings: TrainSettings, state: Path, callback:
         "seed": settings.seed,
         "data_seed": settings.seed,
         "save_strategy": "epoch",
-        "save_total_limit": 1,
         "logging_strategy": "epoch",
         "report_to": [],
         "disable_tqdm": True,
@@ -242,6 +241,10 @@ def _epoch_callback(training: Training, settings: TrainSettings, history: Histor
             history.steps = int(state.global_step)
             if history.learned(settings):
                 control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # Older ones go by their number; the Trainer's own limit goes by times of files, which a clock that jumps confuses.
+            last_whole(Path(args.output_dir))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
             if "loss" in logs:

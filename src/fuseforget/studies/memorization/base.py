@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fuseforget.checkpoint import refuse_place
+from fuseforget.checkpoint import file_sha256, refuse_place
 from fuseforget.data import Rows, one_each, pack
 from fuseforget.errors import InputError, OutputError, require_seed
 from fuseforget.train import TrainResult, TrainSettings
@@ -112,8 +112,8 @@ def cached_base(
     """Return a base pretrained on these texts with these settings, made once and kept.
 
     It is kept under a digest of texts and settings in ``fuseforget/bases`` of the user's cache directory
-    (``$XDG_CACHE_HOME``, else ``~/.cache``). Of two processes that want the same base, one makes it and the other waits; what
-    an interrupted one has done is gone on from.
+    (``$XDG_CACHE_HOME``, else ``~/.cache``), with digests of its files beside it: a damaged one is made again. Of two processes
+    that want the same base, one makes it and the other waits; what an interrupted one has done is gone on from.
 
     Args:
         cache: another directory to keep bases in.
@@ -126,13 +126,50 @@ def cached_base(
     bases = _user_cache() / "fuseforget" / "bases" if cache is None else Path(cache)
     described = json.dumps([RECIPE, asdict(settings), _digest(texts)], sort_keys=True)
     base = bases / hashlib.sha256(described.encode()).hexdigest()[:32]
-    if base.is_dir():
+    if _is_sound(base):
         return base
     with _held(bases, base.name, say):
-        if not base.is_dir():
-            say(f"pretraining a base, once: it is kept in {base}")
-            pretrain_base(texts, base, settings=settings, say=lambda line: say(f"base {line.removeprefix(base.name + ': ')}"))
+        if not _is_sound(base):
+            if not base.is_dir():
+                say(f"pretraining a base, once: it is kept in {base}")
+                _pretrain_into(base, texts, settings, say)
+            elif _digests_of(base).is_file():
+                say(f"the base kept in {base} is damaged: it is pretrained again")
+                _pretrain_into(base, texts, settings, say)
+            # Else an earlier version kept it without digests, or a process was killed before it wrote them.
+            _keep_digests(base)
     return base
+
+
+def _pretrain_into(base: Path, texts: Sequence[str], settings: BaseSettings, say: Say) -> None:
+    def named(line: str) -> None:
+        say(f"base {line.removeprefix(base.name + ': ')}")
+
+    pretrain_base(texts, base, settings=settings, overwrite=True, say=named)
+
+
+def _keep_digests(base: Path) -> None:
+    try:
+        _digests_of(base).write_text(json.dumps(_digests(base)), encoding="utf-8")
+    except OSError as error:
+        raise OutputError.caused_by(error, str(_digests_of(base)), action="The base itself is whole.") from error
+
+
+def _is_sound(base: Path) -> bool:
+    """Whether a base is there, with the files that it was kept with."""
+    try:
+        kept = json.loads(_digests_of(base).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return base.is_dir() and kept == _digests(base)
+
+
+def _digests_of(base: Path) -> Path:
+    return base.with_name(f"{base.name}.sha256.json")
+
+
+def _digests(base: Path) -> dict[str, str]:
+    return {file.name: file_sha256(file) for file in sorted(base.iterdir())}
 
 
 def _write_start(texts: Sequence[str], out: Path, settings: BaseSettings) -> None:
