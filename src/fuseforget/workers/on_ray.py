@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -204,13 +205,27 @@ def _ray() -> ModuleType:
 
 
 def _join(ray: ModuleType, address: str, loud: bool) -> None:
-    """Connect to a cluster; quietly, but for what workers say."""
+    """Connect to a cluster; quietly, but for what workers say where they are loud."""
     place = _reached(address)
+    # Ray prints on stdout, which is for results, and in colours; what cluster and workers say goes through this function.
+    ray._private.worker.print_to_stdstream = _print if loud else _nothing
     try:
         with _own_terminate():
             ray.init(address=place, log_to_driver=loud, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as error:  # it went, or has another version of Ray or Python
         raise _no_cluster(address, _first(error)) from error
+
+
+def _print(said: dict[str, Any], *, ignore_prefix: bool) -> None:
+    """Lines of a worker as they are, and of what Ray says itself the first one."""
+    lines = said["lines"][:1] if said["pid"] in ("raylet", "autoscaler") else said["lines"]
+    for line in lines:
+        sys.stderr.write(f"{line.splitlines()[0] if line else line}\n")
+    sys.stderr.flush()
+
+
+def _nothing(said: dict[str, Any], *, ignore_prefix: bool) -> None:
+    """Nobody asked for progress."""
 
 
 def _reached(address: str) -> str:
