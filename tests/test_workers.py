@@ -73,12 +73,12 @@ def begun(directory: Path, count: int) -> list[int]:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_results_are_the_same_and_in_order_for_any_number(count):
-    with open_workers(count) as workers:
-        assert workers.count == count
-        assert list(workers.each(square, range(30))) == [number**2 for number in range(30)]
-        assert list(workers.each(square, [])) == []
+def test_results_are_the_same_and_in_order_for_any_number(two):
+    with open_workers(1) as one, open_workers(3) as three:
+        for count, workers in enumerate((one, two, three), start=1):
+            assert workers.count == count
+            assert list(workers.each(square, range(30))) == [number**2 for number in range(30)]
+            assert list(workers.each(square, [])) == []
 
 
 def test_without_options_the_process_itself_works():
@@ -159,8 +159,8 @@ def test_what_cannot_be_pickled_is_said(two):
     assert list(two.each(square, [3])) == [9]
 
 
-@pytest.mark.parametrize("items", [(0,), (2, 3, 4, 5)])
-def test_the_items_of_a_worker_that_dies_are_done_again(directory, items):
+def test_the_items_of_a_worker_that_dies_are_done_again(directory):
+    items = (0, 3, 4)
     with open_workers(2) as workers:
         assert list(workers.each(DyingOnce(directory, items), range(10))) == [number**2 for number in range(10)]
     tries = [len(list(directory.glob(f"{number}.*"))) for number in range(10)]
@@ -330,8 +330,7 @@ def test_workers_end_with_a_driver_that_is_killed(driver, directory):
     assert gone(pids)
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "driver"])
-@pytest.mark.parametrize("ends", [True, False], ids=["finishes", "stops"])
+@pytest.mark.parametrize(("whole_group", "ends"), [(True, True), (False, False)], ids=["group finishes", "driver stops"])
 def test_ctrl_c_finishes_what_was_begun(driver, directory, whole_group, ends):
     running_driver = driver(ends=ends)
     pids = begun(directory, 2)
@@ -367,8 +366,7 @@ def test_ctrl_c_while_workers_start_is_no_crash(driver, directory):
     assert "result 0\nresult 1" in out
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("loud", [True, False], ids=["loud", "quiet"])
+@pytest.mark.parametrize(("count", "loud"), [(1, False), (1, True), (2, True)])
 def test_workers_say_what_they_do_where_that_is_asked_for(capfd, count, loud):
     with open_workers(count, loud=loud) as workers:
         assert list(workers.each(say_it, [1, 2])) == [1, 2]
