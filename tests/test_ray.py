@@ -245,3 +245,12 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch):
 def test_a_cluster_s_cpus_and_gpus_are_shared(nodes, workers, cores, room):
     assert _share(nodes, workers) == cores
     assert _room(nodes, cores) == room
+
+
+def test_a_request_to_stop_is_heeded_while_no_worker_is_there(cluster):
+    with stopping.finishing(lambda line: None), OnRay(cluster.address, cores=5) as workers:
+        asker = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT])
+        asker.start()
+        with pytest.raises(Stopped):
+            list(workers.each(square, [1]))
+        asker.join()
