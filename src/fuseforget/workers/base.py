@@ -69,7 +69,7 @@ class Here(Workers):
     count = 1
 
     def __init__(self, *, loud: bool = False) -> None:
-        self._loud = loud
+        self._loud, self._before = loud, False
 
     def __enter__(self) -> Self:
         self._before = be_loud(self._loud)

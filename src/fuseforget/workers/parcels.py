@@ -25,13 +25,13 @@ class WorkerTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-def pack(thing: object, what: str) -> bytes:
-    """Pickle something that is called so; InputError where that cannot be."""
+def pack(thing: object, what: str | Callable[[], str]) -> bytes:
+    """Pickle something that is called so, a name that is asked for only where it is needed; InputError where that cannot be."""
     try:
         return pickle.dumps(thing, protocol=pickle.HIGHEST_PROTOCOL)
     except Exception as error:  # whatever the object's own __reduce__ raises
         raise InputError(
-            what,
+            what if isinstance(what, str) else what(),
             expected="something that can be pickled, since it goes to another process or comes from one",
             found=f"{type(thing).__qualname__} ({error})",
         ) from error

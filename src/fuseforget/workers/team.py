@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic
 
 from fuseforget import stopping
@@ -17,6 +18,7 @@ from fuseforget.workers.parcels import Outcome, Work, pack
 __all__ = ["DEATHS", "Died", "Seat", "Team"]
 
 AHEAD = 4  # items a worker that are begun or done while the result before them is awaited
+GLANCE = 0.5  # seconds between looks at whether to stop, where no worker is there whose end would be one
 DEATHS = 3  # of workers that had the same item, before it is blamed
 
 
@@ -112,7 +114,7 @@ class _Line(Generic[Item]):
             return None
         number, self.taken = self.taken, self.taken + 1
         for item in self._items:
-            return _Task(number, item, pack(item, self.name(item)))
+            return _Task(number, item, pack(item, partial(self.name, item)))
         self.close()
         self.taken = number
         return None
@@ -133,6 +135,7 @@ class _Round(Generic[Item]):
         self.head = 0  # the item whose result is the next to return
         self.told = False
         self.absent = 0  # workers in a row that did not come
+        self.alone = 0.0  # seconds in which nobody was there
 
     def results(self) -> Iterator[Any]:
         try:
@@ -200,9 +203,11 @@ class _Round(Generic[Item]):
         if self._deliverable():
             return
         coming = {seat.coming: seat for seat in self.team.seats if seat.coming is not None}
-        patience = None if self.working else self.team.patience
-        finished, _ = wait([*self.working, *coming], timeout=patience, return_when=FIRST_COMPLETED)
-        if not finished:
+        glance = None if self.working else GLANCE
+        finished, _ = wait([*self.working, *coming], timeout=glance, return_when=FIRST_COMPLETED)
+        self.alone = 0.0 if finished else self.alone + GLANCE
+        patience = self.team.patience
+        if patience is not None and self.alone >= patience:
             raise WorkerError("the workers", expected=f"one within {patience:.0f} s", found=self.team.nobody())
         for future in finished:
             if future in coming:

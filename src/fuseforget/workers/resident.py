@@ -1,0 +1,95 @@
+"""What runs on a cluster's node: an actor that keeps its functions, and says whether its node can be used."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fuseforget import stopping
+from fuseforget.workers.inside import be_loud, take_share
+from fuseforget.workers.parcels import Functions
+
+__all__ = ["Resident", "Setup", "facts"]
+
+MARK = ".shared"  # a file's name: what the driver wrote there is what a node must read
+ENVIRONMENT = ("HF_", "TOKENIZERS_", "TRANSFORMERS_")  # variables' beginnings that tell libraries where and how to load
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an actor is told at its start.
+
+    Attributes:
+        cores: its share of its node's.
+        directory: where the driver works, for relative paths.
+        shared: a directory with the driver's mark; none where None.
+        code: says which code runs; not asked where None.
+    """
+
+    cores: int
+    loud: bool
+    directory: str
+    shared: Path | None
+    environment: dict[str, str]
+    code: Callable[[], str] | None
+
+    @classmethod
+    def here(cls, *, cores: int, loud: bool, shared: Path | None, code: Callable[[], str] | None) -> Setup:
+        """Everything as it is in this process, the driver."""
+        environment = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
+        return cls(cores, loud, str(Path.cwd()), shared and shared.resolve(), environment, code)
+
+
+def facts(setup: Setup) -> dict[str, str]:
+    """What must be the same in the driver and on each node: versions, code, and what is read in the directories."""
+    import torch
+
+    directory = Path(setup.directory)
+    seen = {
+        "fuseforget": version("fuseforget"),
+        "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+        str(directory): "a directory" if directory.is_dir() else "no directory",
+    }
+    if setup.code is not None:
+        seen["the code"] = setup.code()
+    if setup.shared is not None:
+        mark = setup.shared / MARK
+        seen[str(setup.shared)] = mark.read_text(encoding="utf-8") if mark.is_file() else "no mark of the driver"
+    return seen
+
+
+class Resident:
+    """A worker on a node; Ray makes an actor of it. Stopping is asked for while it works, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._functions = Functions()
+
+    def arrive(self, setup: Setup) -> tuple[str, dict[str, str]]:
+        """Take the share and settle in; return the node's name, and what is to be compared."""
+        os.environ.update(setup.environment)
+        be_loud(setup.loud)
+        take_share(setup.cores)
+        seen = facts(setup)
+        if Path(setup.directory).is_dir():
+            os.chdir(setup.directory)
+        return socket.gethostname(), seen
+
+    def work(self, digest: str, parcel: list[Any], item: bytes) -> bytes:
+        """Do an item.
+
+        Args:
+            parcel: a reference to the function's bytes, in a list so that they are fetched only where they are needed.
+        """
+        import ray
+
+        return self._functions.apply(digest, lambda: ray.get(parcel[0]), item)
+
+    def stop(self) -> None:
+        """Stop where it can go on later."""
+        stopping.request()
