@@ -28,4 +28,6 @@ def crew(workers: int | None, ray: str | None, run: Path | None) -> Workers:
     from fuseforget.records import code_sha256
     from fuseforget.workers import open_workers
 
-    return open_workers(workers, ray, shared=run, loud=True, code=code_sha256)
+    # The run itself may not be there yet, and must hold nothing else when it is opened.
+    beside = None if run is None else next(place for place in run.absolute().parents if place.is_dir())
+    return open_workers(workers, ray, shared=beside, loud=True, code=code_sha256)

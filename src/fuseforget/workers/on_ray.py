@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuseforget.errors import InputError
 from fuseforget.workers.parcels import Recent, Work
-from fuseforget.workers.resident import MARK, Resident, Setup, facts
+from fuseforget.workers.resident import Resident, Setup, facts
 from fuseforget.workers.team import Died, Seat, Team
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class OnRay(Team):
             self._cluster.gpus = int(any(gpus for _, gpus in nodes))
             cores = cores or _share(nodes, workers)
             count = workers or max(1, _room(nodes, cores))
-            self._cluster.settle(Setup.here(cores=cores, loud=loud, shared=shared, code=code))
+            self._cluster.settle(Setup.here(cores=cores, loud=loud, mark=_marked(shared), code=code))
         except BaseException:
             self._cluster.leave()
             raise
@@ -111,13 +111,8 @@ class _Cluster:
         return f"none with {wanted}; the cluster has {said} free"
 
     def settle(self, setup: Setup) -> None:
-        """Keep what actors are told, and write the mark that they must see."""
-        self.setup = setup
-        if setup.shared is not None:
-            if not setup.shared.is_dir():
-                raise InputError(str(setup.shared), expected="a directory that all workers see", found="no directory")
-            (setup.shared / MARK).write_text(secrets.token_hex(8), encoding="utf-8")
-        self.seen = facts(setup)
+        """Keep what actors are told, and what they must see."""
+        self.setup, self.seen = setup, facts(setup)
 
     def hire(self) -> tuple[Any, Future[Any]]:
         """A new actor's handle, and what it will say when it is there."""
@@ -146,8 +141,8 @@ class _Cluster:
         return self._parcels.use(work.digest, lambda: self.ray.put(work.parcel))
 
     def leave(self) -> None:
-        if self.setup is not None and self.setup.shared is not None:
-            (self.setup.shared / MARK).unlink(missing_ok=True)
+        if self.setup is not None and self.setup.mark is not None:
+            self.setup.mark.unlink(missing_ok=True)
         self._parcels = Recent()
         if self._joined:
             self.ray.shutdown()
@@ -214,6 +209,18 @@ def _join(ray: ModuleType, address: str, loud: bool) -> None:
             ray.init(address=place, log_to_driver=loud, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as error:  # it went, or has another version of Ray or Python
         raise _no_cluster(address, _first(error)) from error
+
+
+def _marked(shared: Path | None) -> Path | None:
+    """Write a mark into a directory; its name is its own, since others may use the directory, too."""
+    if shared is None:
+        return None
+    if not shared.is_dir():
+        raise InputError(str(shared), expected="a directory that all workers see", found="no directory")
+    word = secrets.token_hex(8)
+    mark = shared.resolve() / f".seen-by-all-{word}"
+    mark.write_text(word, encoding="utf-8")
+    return mark
 
 
 def _print(said: dict[str, Any], *, ignore_prefix: bool) -> None:

@@ -16,7 +16,6 @@ from fuseforget.workers.parcels import Functions
 
 __all__ = ["Resident", "Setup", "facts"]
 
-MARK = ".shared"  # a file's name: what the driver wrote there is what a node must read
 ENVIRONMENT = ("HF_", "TOKENIZERS_", "TRANSFORMERS_")  # variables' beginnings that tell libraries where and how to load
 
 
@@ -27,22 +26,22 @@ class Setup:
     Attributes:
         cores: its share of its node's.
         directory: where the driver works, for relative paths.
-        shared: a directory with the driver's mark; none where None.
+        mark: a file that the driver wrote into a directory that all must see; what is in it is what a node must read.
         code: says which code runs; not asked where None.
     """
 
     cores: int
     loud: bool
     directory: str
-    shared: Path | None
+    mark: Path | None
     environment: dict[str, str]
     code: Callable[[], str] | None
 
     @classmethod
-    def here(cls, *, cores: int, loud: bool, shared: Path | None, code: Callable[[], str] | None) -> Setup:
+    def here(cls, *, cores: int, loud: bool, mark: Path | None, code: Callable[[], str] | None) -> Setup:
         """Everything as it is in this process, the driver."""
         environment = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
-        return cls(cores, loud, str(Path.cwd()), shared and shared.resolve(), environment, code)
+        return cls(cores, loud, str(Path.cwd()), mark, environment, code)
 
 
 def facts(setup: Setup) -> dict[str, str]:
@@ -58,9 +57,9 @@ def facts(setup: Setup) -> dict[str, str]:
     }
     if setup.code is not None:
         seen["the code"] = setup.code()
-    if setup.shared is not None:
-        mark = setup.shared / MARK
-        seen[str(setup.shared)] = mark.read_text(encoding="utf-8") if mark.is_file() else "no mark of the driver"
+    if setup.mark is not None:
+        there = setup.mark.is_file()
+        seen[str(setup.mark.parent)] = setup.mark.read_text(encoding="utf-8") if there else "no mark of the driver"
     return seen
 
 
