@@ -27,7 +27,7 @@ def test_an_epoch_has_every_row_once_in_full_steps_but_one(lengths, size, seed, 
     steps = Steps(lengths, size, seed)
     steps.begin(epoch)
     drawn = list(steps)
-    assert sorted(sum(drawn, [])) == list(range(len(lengths)))
+    assert sorted(row for step in drawn for row in step) == list(range(len(lengths)))
     assert len(drawn) == len(steps)
     assert sum(len(step) < size for step in drawn) == (len(lengths) % size > 0)
     again = Steps(lengths, size, seed)

@@ -53,7 +53,7 @@ def test_logits_are_equal_to_the_bit_and_the_whole_comes_back(kind, rows):
     expected = logits(model, rows, pad)
     vocabulary = used_vocabulary(model, rows, pad)
     assert vocabulary is not None
-    assert model.get_input_embeddings().num_embeddings == len({pad, *sum(rows, [])})
+    assert model.get_input_embeddings().num_embeddings == len({pad, *(token for row in rows for token in row)})
     assert torch.equal(logits(model, rows, pad), expected)
     vocabulary.restore()
     after = model.state_dict()

@@ -19,13 +19,10 @@ PAUSE = 0.1  # seconds
 
 
 @contextlib.contextmanager
-def held(file: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+def held(file: Path) -> Iterator[None]:
     """Inside the block no other process holds the same file, which says who does; it is gone afterwards.
 
-    The system lets go of it when the process ends, however it ends.
-
-    Args:
-        patience: seconds to wait for another process to let go.
+    The system lets go of it when the process ends, however it ends. Another one is waited for, some seconds.
 
     Raises:
         InputError: another process still holds it.
@@ -33,7 +30,7 @@ def held(file: Path, *, patience: float = PATIENCE) -> Iterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(file, time.monotonic() + patience)
+        lock = _take(file, time.monotonic() + PATIENCE)
     except OSError as error:
         if isinstance(error, OutputError | InputError):
             raise
