@@ -16,7 +16,7 @@ import torch
 
 from fuseforget.checkpoint import MANIFEST_NAME, atomic_directory, file_sha256, open_checkpoint
 from fuseforget.errors import Stopped
-from fuseforget.models import UsedVocabulary, compute_dtype, set_weights, used_vocabulary
+from fuseforget.models import UsedVocabulary, compute_dtype, device, set_weights, used_vocabulary
 from fuseforget.train.lock import held
 from fuseforget.train.loop import Training, run_epochs
 from fuseforget.train.place import Place, Say, full_disk_said
@@ -49,6 +49,8 @@ def run_training(training: Training, place: Place, settings: TrainSettings, *, b
 
 
 def _run(training: Training, place: Place, settings: TrainSettings, team: Processes, *, begun: float, say: Say) -> TrainResult:
+    # Before the work: an architecture whose operations cannot be counted costs nobody a training.
+    forward = team.first(lambda: _forward_flops(training))
     vocabulary = _used(training, settings)
     identity = team.first(lambda: _identity(training, place, settings, vocabulary))
     last = team.first(lambda: open_state(place.state, identity, say))
@@ -67,7 +69,8 @@ def _run(training: Training, place: Place, settings: TrainSettings, team: Proces
 
     def finish() -> TrainResult:
         seconds = round(before + time.perf_counter() - begun, 2)
-        result = _result(training, history, team, seconds, str(identity["precision"]))
+        timing = _timing(forward * len(history.losses), history, team, seconds, getattr(torch, identity["precision"]))
+        result = _result(training, history, timing, str(identity["precision"]))
         publish(training.subject, training.save, place, identity, {"result": asdict(result)})
         shutil.rmtree(place.state, ignore_errors=True)
         return result
@@ -94,26 +97,31 @@ def _identity(training: Training, place: Place, settings: TrainSettings, vocabul
     }
 
 
-def _result(training: Training, history: History, team: Processes, seconds: float, precision: str) -> TrainResult:
+def _result(training: Training, history: History, timing: Timing, precision: str) -> TrainResult:
     return TrainResult(
         epochs=len(history.losses),
         steps=history.steps,
         losses=history.losses,
         monitored=history.monitored,
         precision=precision,
-        timing=_timing(training, history, team, seconds, getattr(torch, precision)),
+        timing=timing,
         cut=training.cut,
         tokens=history.tokens,
         padding=round(1 - history.tokens / history.computed, 5),
     )
 
 
-def _timing(training: Training, history: History, team: Processes, seconds: float, dtype: torch.dtype) -> Timing:
-    from fuseforget.models.peak import forward_flops, matrix_peak
+def _forward_flops(training: Training) -> float:
+    """The operations of an epoch's forward passes."""
+    from fuseforget.models.peak import forward_flops
 
-    model = training.subject.model
-    forward = forward_flops(model, [len(row["input_ids"]) for row in training.rows]) * len(history.losses)
-    peak = matrix_peak(dtype, torch.get_num_threads(), str(model.device)) * team.count
+    return forward_flops(training.subject.model, [len(row["input_ids"]) for row in training.rows])
+
+
+def _timing(forward: float, history: History, team: Processes, seconds: float, dtype: torch.dtype) -> Timing:
+    from fuseforget.models.peak import matrix_peak
+
+    peak = matrix_peak(dtype, torch.get_num_threads(), device().type) * team.count
     return Timing(
         seconds=seconds,
         tokens_per_second=round(history.tokens / history.step_seconds, 1),
