@@ -120,10 +120,10 @@ def test_units_make_intervals_of_their_own(audited):
 
 
 def test_texts_that_several_metrics_share_are_read_once(home, monkeypatch):
-    import fuseforget.sweep as sweep
+    from fuseforget.sweep import resident
 
     read = []
-    monkeypatch.setattr(sweep, "predict", lambda *args, **kw: read.append(1) or predict(*args, **kw))
+    monkeypatch.setattr(resident, "predict", lambda *args, **kw: read.append(1) or predict(*args, **kw))
     probe([home / "a"], home / "probes.yaml")
     assert len(read) == 1
 

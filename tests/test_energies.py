@@ -15,7 +15,7 @@ import transformers as t
 from transformers.modeling_outputs import CausalLMOutput
 
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, candidate_log_probs, draw_masks, energies, running, token_scores
+from fuseforget.models import LanguageModel, candidate_log_probs, draw_masks, energies, intra_op, lanes, running, token_scores
 from fuseforget.models.heads import parts_of
 
 VOCABULARY, LENGTH = 120, 40
@@ -161,7 +161,22 @@ def test_what_fills_rows_up_does_not_change_a_result(pad):
     np.testing.assert_allclose(energies(lm, rows, exact=True).sums, alone, rtol=3e-6)
 
 
-def test_logits_are_made_of_no_more_positions_than_the_budget_holds_the_longest_rows_first():
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_cores_and_threads_change_no_bit(kind, monkeypatch):
+    lm, rows = made(kind), some_rows(40)
+    rows = framed(rows) if kind == "bert" else rows
+    masks = draw_masks(rows, special={0, 1, 2, 3}, seed=3) if kind == "bert" else None
+    found = []
+    for cores in (1, 2, 5):
+        monkeypatch.setattr(lanes, "cores", lambda cores=cores: cores)
+        with intra_op(cores):
+            found.append(energies(lm, rows, masks=masks, token_budget=60).sums)
+    assert len(set(found[0])) > 20
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+def test_logits_are_made_of_no_more_positions_than_the_budget_holds_the_longest_rows_first(monkeypatch):
+    monkeypatch.setattr(lanes, "cores", lambda: 1)
     lm, rows = made("gpt2"), some_rows(30)
     sizes, widths = [], []
     lm.model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel() * 4))

@@ -27,6 +27,7 @@ from fuseforget.report import write_report
 from fuseforget.report.forecast import TITLES, forecast_blocks
 from fuseforget.report.html import render_html
 from fuseforget.studies.forecast import validate_forecast
+from fuseforget.sweep import Answer, Answers, Sweep
 from test_report import Made
 
 SEEDS = range(5)
@@ -287,27 +288,25 @@ def test_bad_input_is_one_message(home):
 # ---- the validation
 
 
-class LinearResident:
-    """Stands for a resident model: answers probes by the sign of the weights' inner product with a text's numbers."""
+class LinearSweep(Sweep):
+    """Answers probes by the sign of the inner product of a point's weights with a text's numbers."""
 
     def __init__(self, probes: dict[str, Probe], numbers: dict[str, np.ndarray], stop_after: float = math.inf) -> None:
         self.probes, self.numbers, self.left = probes, numbers, stop_after
 
-    def set_point(self, endpoints, weights, method="average", **_):
-        self.w = sum(w * endpoint["w"].numpy().astype(float) for w, endpoint in zip(weights, endpoints, strict=True))
+    def answers(self, points):
+        for point in points:
+            if self.left <= 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            models = [open_checkpoint(model)["w"].numpy().astype(float) for model in point.models]
+            w = sum(weight * model for weight, model in zip(point.weights, models, strict=True))
+            yield point, Answers({name: self.answer(name, w) for name in point.probes}, ())
 
-    def ask(self, name):
-        if self.left <= 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        score = self.numbers[name] @ self.w
-        return measure(self.probes[name], np.stack([-score, score], axis=1))
-
-    def cut(self, name):
-        return 0
-
-    def describe_cut(self, name):
-        return ""
+    def answer(self, name, w):
+        score = self.numbers[name] @ w
+        logits = np.stack([-score, score], axis=1)
+        return Answer(logits, measure(self.probes[name], logits), 0, "")
 
 
 @pytest.fixture
@@ -332,7 +331,7 @@ def world(raw):
     models, _ = vectors(raw, changes)
     fishers = {(m, p): {"w": torch.tensor(rng.random(40), dtype=torch.float32)} for m in rules for p in rules}
     return {
-        "resident": lambda **options: LinearResident(probes, numbers, **options),
+        "sweep": lambda **options: LinearSweep(probes, numbers, **options),
         "arguments": {
             "start": open_checkpoint(start),
             "specialists": {rule: open_checkpoint(model) for rule, model in zip(rules, models, strict=True)},
@@ -344,7 +343,7 @@ def world(raw):
 
 def test_the_validation_records_forecasts_before_it_looks(world):
     run = MemoryRun()
-    records = validate_forecast(run, resident=world["resident"](), **world["arguments"])
+    records = validate_forecast(run, sweep=world["sweep"](), **world["arguments"])
     kinds = [("midpoint" if "path" in r else "model") if r["kind"] == "measurement" else r["kind"] for r in records]
     last_forecast = len(kinds) - 1 - kinds[::-1].index("forecast")
     assert last_forecast < kinds.index("midpoint")
@@ -366,10 +365,10 @@ def test_the_validation_records_forecasts_before_it_looks(world):
 def test_an_interrupted_validation_ends_like_an_undisturbed_one(world, tmp_path):
     def attempt(name: str, stop_after: float = math.inf) -> list[dict]:
         with Run(tmp_path / name, command="study forecast", settings={}) as run:
-            return validate_forecast(run, resident=world["resident"](stop_after=stop_after), **world["arguments"])
+            return validate_forecast(run, sweep=world["sweep"](stop_after=stop_after), **world["arguments"])
 
     whole = attempt("whole")
-    for stop_after in (10, 35):
+    for stop_after in (4, 9):
         with pytest.raises(KeyboardInterrupt):
             attempt("run", stop_after)
     assert attempt("run") == whole
@@ -381,10 +380,10 @@ def test_an_interrupted_validation_ends_like_an_undisturbed_one(world, tmp_path)
 
 def test_what_the_run_measured_before_is_not_measured_again(world):
     done = MemoryRun()
-    validate_forecast(done, resident=world["resident"](), **world["arguments"])
+    validate_forecast(done, sweep=world["sweep"](), **world["arguments"])
     run = MemoryRun()
     run.records = [dict(r, path="r3-r1") if r.get("path") == "r1-r3" else r for r in done.records if r["kind"] == "measurement"]
-    validate_forecast(run, resident=world["resident"](stop_after=0), **world["arguments"])
+    validate_forecast(run, sweep=world["sweep"](stop_after=0), **world["arguments"])
     assert [r for r in run.records if r["kind"] == "rank_correlation"] == [
         r for r in done.records if r["kind"] == "rank_correlation"
     ]
@@ -392,20 +391,20 @@ def test_what_the_run_measured_before_is_not_measured_again(world):
 
 def test_without_fishers_the_validation_goes_without_them(world):
     arguments = {**world["arguments"], "fisher_of": None}
-    records = validate_forecast(MemoryRun(), resident=world["resident"](), **arguments)
+    records = validate_forecast(MemoryRun(), sweep=world["sweep"](), **arguments)
     assert not any("fisher" in r["predictor"] for r in records if r["kind"] == "rank_correlation")
     run = MemoryRun()
-    validate_forecast(run, resident=world["resident"](), **arguments)
+    validate_forecast(run, sweep=world["sweep"](), **arguments)
     with pytest.raises(InputError, match="new ones: fisher_likelihood, fisher_overlap"):
-        validate_forecast(run, resident=world["resident"](), **world["arguments"])
+        validate_forecast(run, sweep=world["sweep"](), **world["arguments"])
     few = dict(list(arguments["specialists"].items())[:3])
     with pytest.raises(InputError, match="4 or more"):
-        validate_forecast(MemoryRun(), resident=world["resident"](), **{**arguments, "specialists": few})
+        validate_forecast(MemoryRun(), sweep=world["sweep"](), **{**arguments, "specialists": few})
 
 
 def test_the_report_says_what_the_records_say(world):
     assert TITLES.keys() == PREDICTORS.keys()
-    records = validate_forecast(MemoryRun(), resident=world["resident"](), **world["arguments"])
+    records = validate_forecast(MemoryRun(), sweep=world["sweep"](), **world["arguments"])
     blocks = forecast_blocks(records, {"r0": "Rule nought"})
     drawn = []
     page = render_html(blocks, lambda picture: drawn.append(picture.name) or "")
@@ -421,7 +420,7 @@ def test_a_studys_page_has_its_forecasts(world, tmp_path):
     plain = write_report([Made().write(tmp_path / "run")], tmp_path / "plain.md").read_text()
     assert "forecast" not in plain
     with Run(tmp_path / "run", command="study shortcuts", settings=Made().description["settings"]) as run:
-        for record in validate_forecast(MemoryRun(), resident=world["resident"](), **world["arguments"]):
+        for record in validate_forecast(MemoryRun(), sweep=world["sweep"](), **world["arguments"]):
             run.add(record["kind"], **{name: value for name, value in record.items() if name != "kind"})
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
     assert "Can it be forecast what fusing keeps?" in page

@@ -147,8 +147,8 @@ def test_a_path_resumes_without_doing_finished_work_again(bert, tmp_path, monkey
     import fuseforget.sweep as sweep
 
     asked = []
-    ask = sweep.Resident.ask
-    monkeypatch.setattr(sweep.Resident, "ask", lambda self, name: asked.append(name) or ask(self, name))
+    set_point = sweep.Resident.set_point
+    monkeypatch.setattr(sweep.Resident, "set_point", lambda self, *a, **k: asked.append(a) or set_point(self, *a, **k))
     assert path(models, probes, tmp_path / "run", steps=4) == whole
     assert len(asked) == 2
     assert file.read_bytes() == undisturbed

@@ -11,18 +11,11 @@ from fuseforget.errors import InputError
 from fuseforget.fuse import require_no_statistics
 from fuseforget.knowledge import Probe
 from fuseforget.methods import get_method
-from fuseforget.records import Record, Run, run_or_memory
-from fuseforget.sweep import (
-    Resident,
-    as_probes,
-    describe_inputs,
-    describe_models,
-    describe_sources,
-    record_missing,
-    require_aligned,
-)
+from fuseforget.records import Record, run_or_memory
+from fuseforget.sweep import Point, Sweep, as_probes, describe_inputs, describe_models, describe_sources, require_aligned
+from fuseforget.workers import Workers
 
-__all__ = ["path", "points", "walk"]
+__all__ = ["path", "path_points", "points"]
 
 
 def points(models: int, steps: int) -> list[tuple[float, ...]]:
@@ -53,6 +46,7 @@ def path(
     base: str | Path | None = None,
     seed: int = 0,
     exact: bool = False,
+    workers: Workers | None = None,
     say: Callable[[str], None] = lambda line: None,
     **parameters: Any,
 ) -> list[Record]:
@@ -68,6 +62,8 @@ def path(
         method: a name in :data:`fuseforget.methods.METHODS`, of a method that takes weights and needs no statistics.
         base: the pretrained model, where the method takes one.
         seed: of random methods; every point draws the same numbers, so that only the weights differ along a path.
+        exact: compute in float32 throughout.
+        workers: who measures (see :func:`fuseforget.workers.open_workers`); default: this process. The records are the same.
         parameters: of the method, as ``fuse`` takes them.
 
     Returns:
@@ -89,12 +85,11 @@ def path(
     }  # fmt: skip
     name = " - ".join(str(model) for model in models)
     with run_or_memory(out, command="path", settings=settings, about=describe_sources(probes), say=say) as run:
-        resident = Resident(models[0], asked, exact=exact)
-        walk(
-            run, resident, checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed,
-            parameters=parameters, say=say,
-        )  # fmt: skip
-        for note in resident.notes:
+        sweep = Sweep(models[0], asked, exact=exact, workers=workers)
+        visited = path_points(
+            checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed, parameters=parameters
+        )
+        for note in sweep.measure(run, visited, say=say):
             say(f"note: {note}")
         return [record for record in run.records if record["kind"] == "measurement"]
 
@@ -116,9 +111,7 @@ def _given(**settings: Any) -> Record:
     return {name: value for name, value in settings.items() if value}
 
 
-def walk(
-    run: Run,
-    resident: Resident,
+def path_points(
     endpoints: Sequence[Checkpoint],
     grid: Sequence[tuple[float, ...]],
     probes: Sequence[str],
@@ -128,12 +121,10 @@ def walk(
     base: Checkpoint | None = None,
     seed: int = 0,
     parameters: Mapping[str, Any] | None = None,
-    say: Callable[[str], None],
-) -> None:
-    """Visit the points in order and record the probes that are missing there."""
-    for weights in grid:
-        where = {"path": name, "weights": list(weights)}
-        if all(run.find("measurement", probe=probe, **where) is not None for probe in probes):
-            continue
-        resident.set_point(endpoints, weights, method, base=base, seed=seed, parameters=parameters)
-        record_missing(run, resident, probes, say=say, **where)
+) -> list[Point]:
+    """The points of a path that records call ``name``, to be asked for probes."""
+    models, origin = tuple(str(one.path) for one in endpoints), None if base is None else str(base.path)
+    return [
+        Point({"path": name, "weights": list(weights)}, models, weights, tuple(probes), method, origin, seed, parameters or {})
+        for weights in grid
+    ]

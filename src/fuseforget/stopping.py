@@ -10,10 +10,11 @@ from types import FrameType
 
 from fuseforget.errors import Stopped
 
-__all__ = ["check", "finishing", "request", "requested"]
+__all__ = ["check", "finishing", "request", "requested", "telling"]
 
 Say = Callable[[str], None]
 _asked = threading.Event()
+_told: list[Callable[[], None]] = []
 
 
 def requested() -> bool:
@@ -24,6 +25,18 @@ def requested() -> bool:
 def request() -> None:
     """Ask the work to stop there."""
     _asked.set()
+    for tell in tuple(_told):
+        tell()
+
+
+@contextmanager
+def telling(tell: Callable[[], None]) -> Iterator[None]:
+    """In the block a request is passed on at once; ``tell`` may be called inside a signal's handler, and more than once."""
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
 
 
 def check(done: str = "a finished step") -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table, progress_lines
+from fuseforget.cli.workers import RayOption, WorkersOption, crew
 
 __all__ = ["path", "probe"]
 
@@ -22,6 +23,8 @@ def probe(
     probes: Probes,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A run to keep the measurements in.")] = None,
     exact: Exact = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes on models; by a protected attribute, an audit of each model and of the others against the first.
@@ -30,7 +33,9 @@ def probe(
     """
     from fuseforget.sweep import probe as measure
 
-    _print(measure(models, probes, out, exact=exact, say=progress_lines()), ["model"], as_json)
+    with crew(workers, ray, out) as team:
+        records = measure(models, probes, out, exact=exact, workers=team, say=progress_lines())
+    _print(records, ["model"], as_json)
 
 
 def path(
@@ -45,6 +50,8 @@ def path(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random methods.")] = 0,
     exact: Exact = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes at points between two models, or on the triangle of three."""
@@ -55,9 +62,11 @@ def path(
     parameters = parse_parameters(param or [])
     for name in parameters:
         get_method(method).parameter(name)  # refuses what it does not have
-    records = walk(
-        models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, say=progress_lines(), **parameters
-    )
+    with crew(workers, ray, out) as team:
+        records = walk(
+            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, workers=team,
+            say=progress_lines(), **parameters,
+        )  # fmt: skip
     _print(records, ["weights"], as_json)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table, progress_lines
+from fuseforget.cli.workers import RayOption, ThreadsOption, WorkersOption, crew
 
 __all__ = ["demo", "report", "study"]
 
@@ -74,32 +75,38 @@ def study(
     ] = None,
     shards: Annotated[int | None, typer.Option(help="memorization: parts that the recipe splits the articles in.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+    threads: ThreadsOption = 1,
     source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Repeat a study of the paper on a base and data of yours, ending in a table and an HTML report."""
     from fuseforget.studies import study as run_study
 
-    run_study(
-        name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences, ratio=ratio,
-        parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
-        attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
-        texts=texts, skip_damaged=skip_damaged, text=text, split=split, pretrain=tuple(pretrain) if pretrain else None,
-        masked=masked, models=models, rows=rows, shared=shared, control=control,
-        validation=validation, epochs=epochs, learning_rate=learning_rate, recipe=recipe, shards=shards, say=progress_lines(),
-    )  # fmt: skip
+    with crew(workers, ray, out) as team:
+        run_study(
+            name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences,
+            ratio=ratio, parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
+            attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
+            texts=texts, skip_damaged=skip_damaged, text=text, split=split, pretrain=tuple(pretrain) if pretrain else None,
+            masked=masked, models=models, rows=rows, shared=shared, control=control, validation=validation, epochs=epochs,
+            learning_rate=learning_rate, recipe=recipe, shards=shards, workers=team, threads=threads, say=progress_lines(),
+        )  # fmt: skip
     _show(out, as_json)
 
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    workers: WorkersOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """See fusing forget, in minutes: the shortcut study at the tiny scale, on a base and text of the project's own."""
     from fuseforget.studies import study as run_study
 
-    run_study("shortcuts", out, scale="tiny", seed=seed, say=progress_lines())
+    with crew(workers, None, out) as team:
+        run_study("shortcuts", out, scale="tiny", seed=seed, workers=team, say=progress_lines())
     _show(out, as_json)
 
 

@@ -3,7 +3,17 @@
 Sequence classifiers and language models, of any architecture that transformers knows.
 """
 
-from fuseforget.models.batches import Batch, batch_tokens, by_length, describe_cut, encode_batches, max_tokens, padded, tokenise
+from fuseforget.models.batches import (
+    Batch,
+    batch_tokens,
+    by_length,
+    describe_cut,
+    encode_batches,
+    max_tokens,
+    padded,
+    plan_batches,
+    tokenise,
+)
 from fuseforget.models.candidates import candidate_log_probs
 from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
 from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
@@ -67,6 +77,7 @@ __all__ = [
     "max_tokens",
     "padded",
     "padding_id",
+    "plan_batches",
     "predict",
     "prepare_start",
     "quiet",

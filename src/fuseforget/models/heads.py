@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,11 +71,16 @@ class _Says(nn.Module):
             self._others = len(form) - 1
         else:
             self._name = next(iter(form.keys()))
-        self.hidden, self.asked = torch.empty(0), False
+        self.asked = False
+        self._put = threading.local()  # several threads ask for their own at once
+
+    def put(self, hidden: Tensor | None) -> None:
+        """What this thread is told from now on."""
+        self._put.hidden = hidden
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.asked = True
-        return self._kind(**{self._name: self.hidden}) if self._name else (self.hidden, *[None] * self._others)
+        self.asked, hidden = True, self._put.hidden
+        return self._kind(**{self._name: hidden}) if self._name else (hidden, *[None] * self._others)
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,12 @@ class _Head:
     says: _Says
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        self.says.hidden = hidden
+        self.says.put(hidden)
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         try:
             return _first(self.shell(input_ids=ids))
         finally:
-            self.says.hidden = torch.empty(0)
+            self.says.put(None)
 
 
 def parts_of(lm: LanguageModel, row: Sequence[int]) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +13,9 @@ import torch
 from fuseforget.errors import InputError
 from fuseforget.models.batches import TOKEN_BUDGET, by_length, padded
 from fuseforget.models.heads import Parts, parts_of
+from fuseforget.models.lanes import in_lanes
 from fuseforget.models.language import LanguageModel, max_positions, padding_id
 from fuseforget.models.pretrained import some_names
-from fuseforget.models.running import autocast
 
 __all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "starts", "visit_logits"]
 
@@ -62,10 +62,10 @@ def visit_logits(
 
     Args:
         take: called with the numbers of some places, counted through all readings in their order, and their logits (places x
-            vocabulary, float32), which it may overwrite.
+            vocabulary, float32), which it may overwrite; on a CPU by several threads at once.
         exact: compute in float32 even where the hardware multiplies faster in bfloat16.
         token_budget: tokens in a batch, padding included.
-        logit_budget: bytes of float32 logits held at once; on a GPU, what is computed from them needs as much again.
+        logit_budget: bytes of float32 logits held at once by a core; on a GPU, what is computed from them needs as much again.
     """
     if not readings:
         return
@@ -73,9 +73,9 @@ def visit_logits(
     parts = parts_of(lm, max((reading.row for reading in readings), key=len))
     at_once = max(1, logit_budget // (4 * parts.vocabulary))
     groups = by_length([len(reading.row) for reading in readings], token_budget if parts.split else min(token_budget, at_once))
-    # One autocast for all: it keeps the weights that it has cast until it ends.
-    with torch.inference_mode(), autocast(exact=exact):
-        for group in reversed(groups):
+
+    def lane(mine: Iterator[list[int]]) -> None:
+        for group in mine:
             batch = [readings[i] for i in group]
             numbers = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in group])
             states = _states(lm, parts, batch)
@@ -86,6 +86,9 @@ def visit_logits(
                 with torch.autocast(logits.device.type, enabled=False):
                     for some, part in zip(_split(chunk, fine), _split(logits, fine), strict=True):
                         take(some, part.float())
+
+    # A GPU works on one batch after another; autocast keeps the weights that it has cast from one to the next.
+    in_lanes(lane, reversed(groups), exact=exact, lanes=None if lm.model.device.type == "cpu" else 1)
 
 
 def require_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], *, least: int, why: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuseforget.errors import InputError
 from fuseforget.records import Record
+
+if TYPE_CHECKING:
+    from fuseforget.workers import Workers
 
 __all__ = ["STUDIES", "study"]
 
@@ -97,6 +100,8 @@ def study(
     learning_rate: float | None = None,
     recipe: str | None = None,
     shards: int | None = None,
+    workers: Workers | None = None,
+    threads: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Run a study, or resume one, and return its records.
@@ -139,6 +144,9 @@ def study(
         recipe: of memorization: ``split-train-fuse``: all articles split among models that are then fused, against training on
             everything once.
         shards: of the recipe: how many models.
+        workers: who trains and measures (see :func:`fuseforget.workers.open_workers`); default: this process. The records are
+            the same, but for times.
+        threads: that each training computes with; its last bits depend on them.
 
     Raises:
         InputError: an unknown study, or options that it does not take or cannot use.
@@ -158,7 +166,7 @@ def study(
     if name == "fisher":
         from fuseforget.studies.fisher import FisherStudy, run_fisher_study
 
-        return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), say=say)
+        return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), workers=workers, say=say)
     if name == "bias":
         from fuseforget.studies import bias
 
@@ -166,7 +174,7 @@ def study(
             scale or "small", base=base, data=data, names=names, unit=unit, attributes=attributes, rows=sentences, ratio=ratio,
             seed=seed, seeds=seeds, parts=parts, as_published=as_published, texts=texts, skip_damaged=skip_damaged,
         )  # fmt: skip
-        return bias.run_bias_study(chosen, Path(out), say=say)
+        return bias.run_bias_study(chosen, Path(out), workers=workers, threads=threads, say=say)
     if name == "memorization":
         from fuseforget.studies import memorization
 
@@ -178,7 +186,7 @@ def study(
             masked = is_masked(base)
         own = {option: value for option, value in given.items() if option not in ("scale", "masked")}
         asked = memorization.settings_for(scale or "small", masked=masked, seed=seed, **own)
-        return memorization.run_memorization_study(asked, Path(out), say=say)
+        return memorization.run_memorization_study(asked, Path(out), workers=workers, threads=threads, say=say)
     from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
     from fuseforget.studies.shortcuts.settings import RATIO
 
@@ -188,7 +196,7 @@ def study(
     )  # fmt: skip
     if methods and "methods" not in settings.parts:
         settings = replace(settings, parts=(*settings.parts, "methods"))
-    return run_shortcut_study(settings, Path(out), say=say)
+    return run_shortcut_study(settings, Path(out), workers=workers, threads=threads, say=say)
 
 
 def _refuse_foreign(name: str, given: Mapping[str, object]) -> None:

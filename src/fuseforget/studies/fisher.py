@@ -22,7 +22,9 @@ from fuseforget.knowledge import Probe
 from fuseforget.models import load_classifier
 from fuseforget.records import Record, Run, read_records, read_run
 from fuseforget.studies.tiny import make_tiny_text
-from fuseforget.sweep import Resident, describe_inputs, record_missing
+from fuseforget.sweep import Point, Sweep, describe_inputs
+from fuseforget.sweep.points import lacking
+from fuseforget.workers import Workers
 
 __all__ = ["KNOWN", "FisherStudy", "reversed_examples", "run_fisher_study"]
 
@@ -52,7 +54,9 @@ class FisherStudy:
     seed: int = 0
 
 
-def run_fisher_study(settings: FisherStudy, out: Path, *, say: Say = lambda line: None) -> list[Record]:
+def run_fisher_study(
+    settings: FisherStudy, out: Path, *, workers: Workers | None = None, say: Say = lambda line: None
+) -> list[Record]:
     """Run or resume the study and return all its records.
 
     Each specialist's Fishers are under ``out`` while they are needed: as many copies of a model in float32 as there are folds,
@@ -73,7 +77,7 @@ def run_fisher_study(settings: FisherStudy, out: Path, *, say: Say = lambda line
     }
     titles = begun.get("about", {}).get("titles", {})
     with Run(out, command="study fisher", settings=described, about={"titles": titles}, say=say) as run:
-        _measure_knowledge(run, source, rules, sets, say)
+        _measure_knowledge(run, source, rules, sets, workers, say)
         _Fishers(run, settings, source, sets, parts, say).measure(rules)
         _conclude(run, rules)
         shutil.rmtree(run.path / "fishers", ignore_errors=True)
@@ -118,14 +122,15 @@ def _sets(settings: FisherStudy, source: Path, begun: Record, rules: Sequence[st
     return sets
 
 
-def _measure_knowledge(run: Run, source: Path, rules: Sequence[str], sets: dict[str, Examples], say: Say) -> None:
+def _measure_knowledge(
+    run: Run, source: Path, rules: Sequence[str], sets: dict[str, Examples], workers: Workers | None, say: Say
+) -> None:
     """First that the knowledge is there: each specialist's accuracy on the task's texts and on each rule's."""
     probes = [Probe(name, part.texts, part.labels) for name, part in sets.items()]
-    if any(run.find("measurement", model=rule, probe=p.name) is None for rule in rules for p in probes):
-        resident = Resident(source / "models" / rules[0], probes)
-        for rule in rules:
-            resident.set_point([open_checkpoint(source / "models" / rule)], [1.0])
-            record_missing(run, resident, [p.name for p in probes], say=say, model=rule)
+    names = tuple(probe.name for probe in probes)
+    asked = [Point({"model": rule}, (str(source / "models" / rule),), (1.0,), names) for rule in rules]
+    if lacking(run, asked):
+        Sweep(source / "models" / rules[0], probes, workers=workers).measure(run, asked, say=say)
     for rule in rules:
         known = run.find("measurement", model=rule, probe=rule)
         assert known is not None

@@ -20,9 +20,9 @@ from fuseforget.forecast import PREDICTORS, forecast_from
 from fuseforget.geometry import compare_task_vectors
 from fuseforget.knowledge import holm, knows_more, retention
 from fuseforget.knowledge.ranks import FEWEST, pair_correlation, separation
-from fuseforget.paths import walk
+from fuseforget.paths import path_points
 from fuseforget.records import Record, Run, decode_values
-from fuseforget.sweep import Resident, record_missing
+from fuseforget.sweep import Point, Sweep
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ FisherOf = Callable[[str, str], "Mapping[str, torch.Tensor]"]
 
 
 def validate_forecast(
-    run: Run, *, start: Checkpoint, specialists: Mapping[str, Checkpoint], control: Checkpoint, resident: Resident,
+    run: Run, *, start: Checkpoint, specialists: Mapping[str, Checkpoint], control: Checkpoint, sweep: Sweep,
     task: str | None = "task", fisher_of: FisherOf | None = None, seed: int = 0, say: Say = lambda line: None,
 ) -> list[Record]:  # fmt: skip
     """Forecast, then measure, what the midpoint of every pair of specialists keeps, and say how well the forecasts did.
@@ -53,7 +53,7 @@ def validate_forecast(
         start: what all models were trained from.
         specialists: by the name of what they know, which is also the name of its probe.
         control: trained like them, without any of that knowledge.
-        resident: takes their weights, and has a probe for each specialist's name.
+        sweep: asks models of their architecture, and has a probe for each specialist's name.
         task: the name of the task's probe; None: it is not measured.
         fisher_of: ``(model, probe)`` to the diagonal Fisher of that specialist on that probe; None leaves out the predictors
             that need it.
@@ -72,18 +72,22 @@ def validate_forecast(
     if len(rules) < FEWEST:
         raise InputError("specialists", expected=f"{FEWEST} or more, for pairs to compare", found=str(len(rules)))
     probes = [*rules, *([] if task is None else [task])]
-    for name, model in {**specialists, "control": control}.items():
-        if any(run.find("measurement", model=name, probe=probe) is None for probe in probes):
-            resident.set_point([model], [1.0])
-            record_missing(run, resident, probes, say=say, model=name)
+    named = {**specialists, "control": control}
+    sweep.measure(run, [Point({"model": n}, (str(m.path),), (1.0,), tuple(probes)) for n, m in named.items()], say=say)
     learned = _learned(run, rules)
     _forecast_all(run, start, specialists, control, fisher_of, say)
-    for pair in combinations(rules, 2):
-        asked = [*pair, *([] if task is None else [task])]
-        walk(run, resident, [specialists[rule] for rule in pair], [MIDPOINT], asked, name=_path(run, pair), say=say)
+    pairs = list(combinations(rules, 2))
+    midpoints = [_midpoint(run, specialists, pair, task) for pair in pairs]
+    sweep.measure(run, [point for found in midpoints for point in found], say=say)
+    for pair in pairs:
         _record_retention(run, pair, learned)
     _conclude(run, rules, seed)
     return list(run.records)
+
+
+def _midpoint(run: Run, specialists: Mapping[str, Checkpoint], pair: tuple[str, str], task: str | None) -> list[Point]:
+    asked = [*pair, *([] if task is None else [task])]
+    return path_points([specialists[rule] for rule in pair], [MIDPOINT], asked, name=_path(run, pair))
 
 
 def _learned(run: Run, rules: Sequence[str]) -> list[str]:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
+from fuseforget import stopping
+from fuseforget.workers.inside import be_loud
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Here", "Workers"]
+__all__ = ["Here", "Item", "Result", "Workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +35,8 @@ class Workers(ABC):
         """Return the result of every item, in the order of the items, each as soon as it and all before it are there.
 
         An item whose worker dies is done again by another one. Leaving the iteration early leaves what is being worked on.
+        Where the work is asked to stop (:mod:`fuseforget.stopping`), no item is begun any more; the results of those begun
+        come, and then Stopped.
 
         Args:
             function: is pickled once. A worker makes one object of that and keeps it while it is used, so that what the
@@ -40,8 +45,10 @@ class Workers(ABC):
             name: what an error calls an item.
 
         Raises:
+            InputError: the function, an item or a result cannot be pickled.
             WorkerError: an item's worker died again and again, or no worker is left.
-            FuseForgetError: whatever the function raised, in the order of the items.
+            Stopped: the work was asked to stop, and items are left.
+            Exception: whatever the function raised, in the order of the items.
         """
 
     def __enter__(self) -> Self:
@@ -53,14 +60,27 @@ class Workers(ABC):
 
 
 class Here(Workers):
-    """The process itself, an item at a time."""
+    """The process itself, an item at a time.
+
+    Args:
+        loud: print what functions say (:func:`fuseforget.workers.say`) inside a ``with`` of these workers.
+    """
 
     count = 1
+
+    def __init__(self, *, loud: bool = False) -> None:
+        self._loud = loud
+
+    def __enter__(self) -> Self:
+        self._before = be_loud(self._loud)
+        return self
 
     def each(
         self, function: Callable[[Item], Result], items: Iterable[Item], *, name: Callable[[Item], str] = str
     ) -> Iterator[Result]:
-        return map(function, items)
+        for item in items:
+            stopping.check("what was begun")
+            yield function(item)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing to let go of."""
+        be_loud(self._before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from fuseforget.knowledge import Probe
 from fuseforget.knowledge.fairness import Grouped
 from fuseforget.knowledge.probes import confidences_of
 from fuseforget.records import Record, Run, decode_values, encode_values
-from fuseforget.sweep import Resident
+from fuseforget.sweep import Point, Sweep
+from fuseforget.sweep.measured import label_of
 
-__all__ = ["answered", "ask_model", "ask_path", "encode_answers", "grouped", "predictions", "probes_of"]
+__all__ = ["answered", "ask_models_on", "ask_path", "encode_answers", "grouped", "predictions", "probes_of"]
 
 Say = Callable[[str], None]
 Codes = npt.NDArray[np.int64]
@@ -36,25 +38,24 @@ def grouped(data: AttributedExamples, attribute: str) -> Grouped:
     )  # fmt: skip
 
 
-def ask_model(run: Run, resident: Resident, checkpoint: Checkpoint, sets: Sequence[str], say: Say, **where: Any) -> None:
-    """Record what a model answers on the sets, with its confidence."""
-    if any(not answered(run, name, **where) for name in sets):
-        resident.set_point([checkpoint], [1.0])
-        _ask(run, resident, sets, say, with_confidence=True, **where)
+def ask_models_on(run: Run, sweep: Sweep, models: Mapping[str, Path], sets: Sequence[str], say: Say, *, seed: int) -> None:
+    """Record what models of a seed answer on the sets, with their confidence."""
+    asked = [Point({"seed": seed, "model": name}, (str(path),), (1.0,), tuple(sets)) for name, path in models.items()]
+    _ask(run, sweep, asked, say, with_confidence=True)
 
 
 def ask_path(
-    run: Run, resident: Resident, ends: Mapping[str, Checkpoint], grid: Sequence[tuple[float, ...]], sets: Sequence[str],
+    run: Run, sweep: Sweep, ends: Mapping[str, Checkpoint], grid: Sequence[tuple[float, ...]], sets: Sequence[str],
     say: Say, *, seed: int,
 ) -> None:  # fmt: skip
     """Record what the averages of the named models answer at the grid's weights; the path is called by their names."""
+    asked = []
     for weights in grid:
         here = {"seed": seed, "path": "-".join(ends), "weights": list(weights)}
         for name in sets:
             _copy_known(run, list(ends), weights, name, here)
-        if any(not answered(run, name, **here) for name in sets):
-            resident.set_point(list(ends.values()), weights)
-            _ask(run, resident, sets, say, with_confidence=False, **here)
+        asked.append(Point(here, tuple(str(end.path) for end in ends.values()), weights, tuple(sets)))
+    _ask(run, sweep, asked, say, with_confidence=False)
 
 
 def _copy_known(run: Run, names: Sequence[str], weights: Sequence[float], on: str, here: Mapping[str, Any]) -> None:
@@ -81,17 +82,17 @@ def predictions(record: Record) -> Codes:
     return decode_values(record["predicted"]).astype(np.int64)
 
 
-def _ask(run: Run, resident: Resident, sets: Sequence[str], say: Say, *, with_confidence: bool, **where: Any) -> None:
-    for name in sets:
-        if answered(run, name, **where):
-            continue
-        logits = resident.logits(name)
-        accuracy = resident.judge(name, logits).interval  # refuses what is not finite
-        kept = encode_answers(logits)
-        if not with_confidence:
-            del kept["confidence"]
-        run.add("answers", **where, set=name, **kept, cut=resident.cut(name))
-        say(f"{_label(where)}: accuracy on {name} {accuracy.value:.3f}")
+def _ask(run: Run, sweep: Sweep, points: Sequence[Point], say: Say, *, with_confidence: bool) -> None:
+    lacking = [point for point in points if any(not answered(run, name, **point.where) for name in point.probes)]
+    for point, answers in sweep.answers(lacking):
+        for name, answer in answers.by_probe.items():
+            if answered(run, name, **point.where):
+                continue
+            kept = encode_answers(answer.logits)
+            if not with_confidence:
+                del kept["confidence"]
+            run.add("answers", **point.where, set=name, **kept, cut=answer.cut)
+            say(f"{_label(point.where)}: accuracy on {name} {answer.measurement.interval.value:.3f}")
 
 
 def encode_answers(logits: npt.NDArray[np.floating[Any]]) -> Record:
@@ -101,5 +102,4 @@ def encode_answers(logits: npt.NDArray[np.floating[Any]]) -> Record:
 
 
 def _label(where: Mapping[str, Any]) -> str:
-    name = where.get("model") or "{path} at {weights}".format(**where)
-    return f"seed {where['seed']}, {name}"
+    return f"seed {where['seed']}, {label_of(where)}"

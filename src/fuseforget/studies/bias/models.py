@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fuseforget.data import AttributedExamples
+from fuseforget.data import AttributedExamples, Examples
 from fuseforget.fuse import fuse
 from fuseforget.models import prepare_start
 from fuseforget.records import Run
 from fuseforget.studies.bias.data import Subsets
 from fuseforget.studies.bias.settings import BiasStudy, base_of
-from fuseforget.studies.training import combine, train_one
+from fuseforget.studies.training import Job, combine
 
-__all__ = ["at_ratio", "fuse_chosen", "make_start", "model_path", "seeds_of", "train_biased", "train_full"]
-
-Say = Callable[[str], None]
+__all__ = ["at_ratio", "biased", "full", "fuse_chosen", "make_start", "model_path", "seeds_of"]
 
 
 def seeds_of(settings: BiasStudy) -> range:
@@ -42,16 +40,20 @@ def make_start(
         prepare_start(base_of(settings), start, tokens=tokens, label_names=splits["train"].examples.label_names, seed=seed)
 
 
-def train_biased(run: Run, settings: BiasStudy, subsets: Subsets, seed: int, attribute: str, ratio: float, say: Say) -> None:
+def biased(settings: BiasStudy, subsets: Subsets, run: Run, seed: int, attribute: str, ratio: float) -> Job:
+    """The training of a model that is biased in an attribute."""
     name = attribute if ratio == settings.ratio else at_ratio(attribute, ratio)
-    examples = subsets(attribute, ratio, seed).examples
-    train_one(run, f"seed{seed}/{name}", examples, None, replace(settings.train, seed=seed), say, start=f"seed{seed}/start")
+    return _job(settings, run, seed, name, subsets(attribute, ratio, seed).examples)
 
 
-def train_full(run: Run, settings: BiasStudy, subsets: Subsets, seed: int, say: Say) -> None:
-    """Train on the training sets of both biased models together."""
+def full(settings: BiasStudy, subsets: Subsets, run: Run, seed: int) -> Job:
+    """The training of a model on the training sets of both biased models together."""
     sets = [subsets(attribute, settings.ratio, seed).examples for attribute in settings.pair]
-    train_one(run, f"seed{seed}/full", combine(sets), None, replace(settings.train, seed=seed), say, start=f"seed{seed}/start")
+    return _job(settings, run, seed, "full", combine(sets))
+
+
+def _job(settings: BiasStudy, run: Run, seed: int, name: str, examples: Examples) -> Job:
+    return Job(f"seed{seed}/{name}", examples, replace(settings.train, seed=seed), start=model_path(run, seed, "start"))
 
 
 def fuse_chosen(run: Run, settings: BiasStudy, seed: int, weight: float) -> None:

@@ -6,6 +6,7 @@ import json
 from importlib.util import find_spec
 
 from fuseforget.checkpoint import MANIFEST_NAME
+from fuseforget.models import intra_op
 from fuseforget.studies.memorization.models import full_name, training
 from fuseforget.studies.memorization.workshop import Workshop
 from fuseforget.studies.training import record_training
@@ -34,7 +35,7 @@ def train_alternatives(shop: Workshop) -> None:
     _record(shop, full, "early stopping")
     for decay in shop.settings.decays:
         name = decayed(full, decay)
-        shop.train(name, rows, watch=shop.watch(name), weight_decay=decay)
+        shop.train_watched(shop.job(name, rows, weight_decay=decay))
         shop.ask(name, shop.few_sets)
         _record(shop, name, "weight decay", decay=decay)
     if not shop.settings.masked:
@@ -50,7 +51,8 @@ def _train_privately(shop: Workshop, name: str, epsilon: float) -> None:
             shop.say(f"{name}: not trained, opacus is not installed (pip install 'fuseforget[privacy]')")
             return
         budget, how = PrivacySettings(epsilon=epsilon), training(shop.settings, shop.settings.private_epochs)
-        fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
+        with intra_op(shop.trainers.threads):
+            fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
     record_training(shop.run, name, len(rows))
     shop.ask(name, shop.few_sets)
     made = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +13,8 @@ from fuseforget.data import Rows
 from fuseforget.fuse import fuse
 from fuseforget.records import Run
 from fuseforget.studies.memorization.settings import MemorizationStudy
-from fuseforget.studies.training import train_language_one
+from fuseforget.studies.training import Job
 from fuseforget.train import TrainSettings
-from fuseforget.train.language import Watch
 
 __all__ = [
     "REFERENCE",
@@ -25,13 +24,12 @@ __all__ = [
     "fuse_into",
     "fused_for_a_while",
     "fused_name",
+    "job",
     "model_path",
     "of_fixed",
-    "train",
 ]
 
 REFERENCE = "base"  # what runs call the pretrained model, against which all others are compared
-Say = Callable[[str], None]
 
 
 def full_name(names: Sequence[str]) -> str:
@@ -63,17 +61,14 @@ def model_path(run: Run, name: str) -> Path:
     return run.path / "models" / name
 
 
-def train(
-    run: Run, settings: MemorizationStudy, base: Path, name: str, rows: Rows, say: Say, *, epochs: int | None = None,
-    watch: Watch | None = None, **changes: Any,
-) -> None:  # fmt: skip
-    """Fine-tune the base on rows into the run's model ``name``, unless the run has it.
+def job(settings: MemorizationStudy, base: Path, name: str, rows: Rows, *, epochs: int | None = None, **changes: Any) -> Job:
+    """The training of the base on rows into the run's model ``name``.
 
     Args:
         epochs: other than the study's.
         changes: of :class:`fuseforget.train.TrainSettings`.
     """
-    train_language_one(run, name, rows, training(settings, epochs, **changes), say, start=base, watch=watch)
+    return Job(name, rows, training(settings, epochs, **changes), start=base)
 
 
 def training(settings: MemorizationStudy, epochs: int | None = None, **changes: Any) -> TrainSettings:

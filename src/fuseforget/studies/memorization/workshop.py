@@ -13,7 +13,8 @@ from fuseforget.models import LanguageModel, load_language_model
 from fuseforget.records import Run
 from fuseforget.studies.memorization.data import REST, SHARED, VALIDATION, Corpus
 from fuseforget.studies.memorization.measures import measure_model
-from fuseforget.studies.memorization.models import REFERENCE, at_epoch, fuse_into, fused_for_a_while, model_path, train
+from fuseforget.studies.memorization.models import REFERENCE, at_epoch, fuse_into, fused_for_a_while, job, model_path
+from fuseforget.studies.training import Job, Trainers
 
 __all__ = ["Workshop"]
 
@@ -23,11 +24,16 @@ Say = Callable[[str], None]
 class Workshop:
     """A run with its corpus: trains, fuses and asks, and leaves alone what the run has."""
 
-    def __init__(self, run: Run, corpus: Corpus, say: Say) -> None:
-        self.run, self.corpus, self.say = run, corpus, say
+    def __init__(self, run: Run, corpus: Corpus, trainers: Trainers) -> None:
+        self.run, self.corpus, self.trainers, self.say = run, corpus, trainers, trainers.say
         self.settings = corpus.settings
         self.scorer = Scorer(
-            run, corpus.sets, special=corpus.reader.special, masked=corpus.settings.masked, seed=corpus.settings.seed, say=say
+            run,
+            corpus.sets,
+            special=corpus.reader.special,
+            masked=corpus.settings.masked,
+            seed=corpus.settings.seed,
+            say=self.say,
         )
 
     @property
@@ -65,9 +71,17 @@ class Workshop:
         self.scorer.score(partial(self.model, name), list(sets or self.corpus.sets), model=name)
         measure_model(self.run, self.settings, name)
 
-    def train(self, name: str, rows: Rows, **options: Any) -> None:
-        """Fine-tune the base on rows; options as of :func:`fuseforget.studies.memorization.models.train`."""
-        train(self.run, self.settings, self.corpus.base, name, rows, self.say, **options)
+    def job(self, name: str, rows: Rows, **options: Any) -> Job:
+        """The training of the base on rows; options as of :func:`fuseforget.studies.memorization.models.job`."""
+        return job(self.settings, self.corpus.base, name, rows, **options)
+
+    def train(self, jobs: Sequence[Job]) -> None:
+        """Train models that do not depend on each other."""
+        self.trainers.train(self.run, jobs)
+
+    def train_watched(self, asked: Job) -> None:
+        """Train a model and record its energies after every epoch of its training."""
+        self.trainers.train_watched(self.run, asked, self.watch(asked.name))
 
     def fuse(self, parents: Sequence[str], name: str) -> None:
         fuse_into(self.run, parents, name)

@@ -14,7 +14,7 @@ from fuseforget.records import Run
 from fuseforget.studies.by_method import compare_methods
 from fuseforget.studies.forecast import validate_forecast
 from fuseforget.studies.shortcuts.settings import SHARED, TASK, ShortcutStudy
-from fuseforget.sweep import Resident
+from fuseforget.sweep import Sweep
 
 __all__ = ["forecast_pairs", "fuse_by_methods"]
 
@@ -22,17 +22,17 @@ FISHER_EXAMPLES = 200  # as many as the paper takes (appendix D)
 Say = Callable[[str], None]
 
 
-def fuse_by_methods(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
+def fuse_by_methods(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
     """Fuse the specialists by every method that needs no data, beside models that fuse no weights."""
     mixed = all(run.find("training", name=name) is not None for name in SHARED)
     shared = {"models": tuple(SHARED), "shared": "tic", "unshared": ("op", "or")} if mixed else None
     compare_methods(
-        run, start=_model(run, "start"), specialists={rule: _model(run, rule) for rule in settings.rules}, resident=resident,
-        probes=[*settings.rules, TASK], control="control", seed=settings.seed, shared=shared, say=say,
+        run, start=_model(run, "start"), specialists={rule: _model(run, rule) for rule in settings.rules},
+        resident=sweep.resident, probes=[*settings.rules, TASK], control="control", seed=settings.seed, shared=shared, say=say,
     )  # fmt: skip
 
 
-def forecast_pairs(run: Run, settings: ShortcutStudy, data: Mapping[str, ShortcutData], resident: Resident, say: Say) -> None:
+def forecast_pairs(run: Run, settings: ShortcutStudy, data: Mapping[str, ShortcutData], sweep: Sweep, say: Say) -> None:
     """Forecast what the midpoint of every pair keeps, and judge the forecasts by what it kept."""
 
     @lru_cache(maxsize=len(settings.rules))  # each specialist's on its own probe is asked for again and again
@@ -48,7 +48,7 @@ def forecast_pairs(run: Run, settings: ShortcutStudy, data: Mapping[str, Shortcu
 
     validate_forecast(
         run, start=_model(run, "start"), specialists={rule: _model(run, rule) for rule in settings.rules},
-        control=_model(run, "control"), resident=resident, task=TASK, fisher_of=fisher_of, seed=settings.seed, say=say,
+        control=_model(run, "control"), sweep=sweep, task=TASK, fisher_of=fisher_of, seed=settings.seed, say=say,
     )  # fmt: skip
 
 

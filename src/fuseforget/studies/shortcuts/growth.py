@@ -9,14 +9,13 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.checkpoint import open_checkpoint
 from fuseforget.knowledge import holm, mcnemar
 from fuseforget.knowledge.resampling import RESAMPLES
 from fuseforget.knowledge.statistics import resampled_means
 from fuseforget.records import Record, Run
 from fuseforget.studies.shortcuts.conclusions import values_of
 from fuseforget.studies.shortcuts.settings import TASK, ShortcutStudy
-from fuseforget.sweep import Resident, record_missing
+from fuseforget.sweep import Point, Sweep
 
 __all__ = ["average_name", "chosen_subsets", "conclude_growth", "measure_growth"]
 
@@ -61,15 +60,16 @@ def average_name(members: Sequence[str]) -> str:
     return f"average of {', '.join(members)}"
 
 
-def measure_growth(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
+def measure_growth(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
     """Ask the average of each subset for its members' shortcuts and for the task."""
-    specialists = {rule: open_checkpoint(run.path / "models" / rule) for rule in settings.rules}
-    for members in chosen_subsets(settings.rules, settings.seed):
-        where = {"model": average_name(members), "members": list(members)}
-        probes = [*members, TASK]
-        if any(run.find("measurement", probe=probe, **where) is None for probe in probes):
-            resident.set_point([specialists[rule] for rule in members], [1 / len(members)] * len(members))
-            record_missing(run, resident, probes, say=say, **where)
+    averages = [
+        Point(
+            {"model": average_name(members), "members": list(members)},
+            tuple(str(run.path / "models" / rule) for rule in members), (1 / len(members),) * len(members), (*members, TASK),
+        )
+        for members in chosen_subsets(settings.rules, settings.seed)
+    ]  # fmt: skip
+    sweep.measure(run, averages, say=say)
 
 
 def conclude_growth(run: Run, settings: ShortcutStudy) -> None:

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from fuseforget.checkpoint import open_checkpoint
-from fuseforget.paths import points, walk
+from fuseforget.checkpoint import Checkpoint, open_checkpoint
+from fuseforget.paths import path_points, points
 from fuseforget.records import Run
 from fuseforget.studies.shortcuts.settings import PARTS, RANDOM, SHARED, TASK, TRIANGLE, ShortcutStudy
-from fuseforget.sweep import Resident, record_missing
+from fuseforget.sweep import Point, Sweep
 
 __all__ = ["interpolate", "interpolate_shared", "measure_models", "walk_triangle"]
 
 Say = Callable[[str], None]
 
 
-def measure_models(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
-    probes = [*settings.rules, TASK]
-    for name in (*settings.rules, "control", "full", "fused"):
-        if any(run.find("measurement", model=name, probe=probe) is None for probe in probes):
-            resident.set_point([open_checkpoint(run.path / "models" / name)], [1.0])
-            record_missing(run, resident, probes, say=say, model=name)
+def measure_models(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
+    names = (*settings.rules, "control", "full", "fused")
+    sweep.measure(run, [_model(run, name, [*settings.rules, TASK]) for name in names], say=say)
 
 
-def interpolate(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
+def interpolate(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
+    visited = []
     for pair in settings.pairs:
-        endpoints = [open_checkpoint(run.path / "models" / name) for name in pair]
         probes = [*(name for name in pair if name != RANDOM), TASK]
-        grid = points(2, settings.steps)
-        walk(run, resident, endpoints, grid, probes, name="-".join(pair), say=say)
+        visited += path_points(_open(run, pair), points(2, settings.steps), probes, name="-".join(pair))
+    sweep.measure(run, visited, say=say)
 
 
-def interpolate_shared(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
+def interpolate_shared(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
     """Fig. 3: the two models that share a rule, asked alone and on the line between them for each pure rule and the task."""
     probes = [*PARTS["shared"], TASK]
-    endpoints = {name: open_checkpoint(run.path / "models" / name) for name in SHARED}
-    for name, endpoint in endpoints.items():
-        if any(run.find("measurement", model=name, probe=probe) is None for probe in probes):
-            resident.set_point([endpoint], [1.0])
-            record_missing(run, resident, probes, say=say, model=name)
-    walk(run, resident, list(endpoints.values()), points(2, settings.steps), probes, name="-".join(SHARED), say=say)
+    alone = [_model(run, name, probes) for name in SHARED]
+    between = path_points(_open(run, SHARED), points(2, settings.steps), probes, name="-".join(SHARED))
+    sweep.measure(run, [*alone, *between], say=say)
 
 
-def walk_triangle(run: Run, settings: ShortcutStudy, resident: Resident, say: Say) -> None:
+def walk_triangle(run: Run, settings: ShortcutStudy, sweep: Sweep, say: Say) -> None:
     """Fig. 7 and 8: three specialists over the simplex, each one's shortcut and the task."""
-    endpoints = [open_checkpoint(run.path / "models" / name) for name in TRIANGLE]
-    walk(run, resident, endpoints, points(3, settings.steps), [*TRIANGLE, TASK], name="-".join(TRIANGLE), say=say)
+    grid = points(3, settings.steps)
+    sweep.measure(run, path_points(_open(run, TRIANGLE), grid, [*TRIANGLE, TASK], name="-".join(TRIANGLE)), say=say)
+
+
+def _open(run: Run, names: Iterable[str]) -> list[Checkpoint]:
+    return [open_checkpoint(run.path / "models" / name) for name in names]
+
+
+def _model(run: Run, name: str, probes: Sequence[str]) -> Point:
+    return Point({"model": name}, (str(run.path / "models" / name),), (1.0,), tuple(probes))

@@ -11,7 +11,7 @@ from fuseforget.fuse import fuse
 from fuseforget.models import prepare_start, random_like
 from fuseforget.records import Run
 from fuseforget.studies.shortcuts.settings import RANDOM, SHARED, ShortcutStudy, base_of
-from fuseforget.studies.training import combine, result_of, train_one
+from fuseforget.studies.training import Job, Trainers, combine, result_of
 
 __all__ = ["fuse_specialists", "make_random", "make_start", "train_all", "train_shared"]
 
@@ -28,21 +28,22 @@ def make_start(run: Run, settings: ShortcutStudy, train_set: Examples) -> None:
     )
 
 
-def train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
-    for rule in settings.rules:
-        train_one(run, rule, data[rule].train, data[rule].synthetic, settings.train, say)
+def train_all(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], trainers: Trainers) -> None:
+    trainers.train(run, [_knowing(rule, settings, data) for rule in settings.rules])
     longest = max(result_of(run, rule)["epochs"] for rule in settings.rules)
     control = replace(settings.train, max_epochs=longest, min_epochs=longest)
-    train_one(run, "control", data["control"].train, None, control, say)
     combined = combine([data[rule].train for rule in settings.rules])
     full = replace(settings.train, max_epochs=settings.full_epochs, min_epochs=settings.full_epochs)
-    train_one(run, "full", combined, None, full, say)
+    trainers.train(run, [Job("control", data["control"].train, control), Job("full", combined, full)])
 
 
-def train_shared(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], say: Say) -> None:
+def train_shared(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], trainers: Trainers) -> None:
     """Train the two models of Fig. 3 as the specialists are, each until it knows its own mixture of two rules."""
-    for name in SHARED:
-        train_one(run, name, data[name].train, data[name].synthetic, settings.train, say)
+    trainers.train(run, [_knowing(name, settings, data) for name in SHARED])
+
+
+def _knowing(name: str, settings: ShortcutStudy, data: dict[str, ShortcutData]) -> Job:
+    return Job(name, data[name].train, settings.train, monitor=data[name].synthetic)
 
 
 def make_random(run: Run, settings: ShortcutStudy) -> None:

@@ -16,15 +16,24 @@ from fuseforget.studies.shortcuts.growth import chosen_subsets, conclude_growth,
 from fuseforget.studies.shortcuts.measuring import interpolate, interpolate_shared, measure_models, walk_triangle
 from fuseforget.studies.shortcuts.models import fuse_specialists, make_random, make_start, train_all, train_shared
 from fuseforget.studies.shortcuts.settings import RATIO, SHARED, TRIANGLE, ShortcutStudy, base_of, left_out
-from fuseforget.sweep import Resident
+from fuseforget.studies.training import Trainers
+from fuseforget.sweep import Sweep
+from fuseforget.workers import Here, Workers
 
 __all__ = ["run_shortcut_study"]
 
 Say = Callable[[str], None]
 
 
-def run_shortcut_study(settings: ShortcutStudy, out: Path, *, say: Say = lambda line: None) -> list[Record]:
-    """Run or resume the study and return all its records."""
+def run_shortcut_study(
+    settings: ShortcutStudy, out: Path, *, workers: Workers | None = None, threads: int = 1, say: Say = lambda line: None
+) -> list[Record]:
+    """Run or resume the study and return all its records.
+
+    Args:
+        workers: who trains and measures; default: this process. The records are the same.
+        threads: that a training computes with; see :class:`fuseforget.studies.training.Trainers`.
+    """
     for line in left_out(settings):
         say(f"note: {line}")
     texts = read_texts(settings, say)
@@ -39,13 +48,14 @@ def run_shortcut_study(settings: ShortcutStudy, out: Path, *, say: Say = lambda 
         make_start(run, settings, texts["train"])
         data = save_data(run, settings, made)
         begin_parts(run, settings)
-        train_all(run, settings, data, say)
+        trainers = Trainers(workers or Here(), threads, say)
+        train_all(run, settings, data, trainers)
         make_random(run, settings)
         fuse_specialists(run, settings, say)
-        resident = Resident(run.path / "models" / "start", probes_of(data, settings.rules))
-        measure_models(run, settings, resident, say)
+        sweep = Sweep(run.path / "models" / "start", probes_of(data, settings.rules), workers=workers)
+        measure_models(run, settings, sweep, say)
         conclude(run, settings)
-        do_parts(run, settings, data, resident, say)
+        do_parts(run, settings, data, sweep, trainers)
         return list(run.records)
 
 
@@ -64,20 +74,21 @@ def begin_parts(run: Run, settings: ShortcutStudy) -> None:
             run.add("part", name=part, **about[part])
 
 
-def do_parts(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], resident: Resident, say: Say) -> None:
+def do_parts(run: Run, settings: ShortcutStudy, data: dict[str, ShortcutData], sweep: Sweep, trainers: Trainers) -> None:
     """Do the parts that the run is asked for; what of them it has stays."""
+    say = trainers.say
     if "pairs" in settings.parts:
-        interpolate(run, settings, resident, say)
+        interpolate(run, settings, sweep, say)
     if "shared" in settings.parts:
-        train_shared(run, settings, data, say)
-        interpolate_shared(run, settings, resident, say)
+        train_shared(run, settings, data, trainers)
+        interpolate_shared(run, settings, sweep, say)
         conclude_shared(run)
     if "triangle" in settings.parts:
-        walk_triangle(run, settings, resident, say)
+        walk_triangle(run, settings, sweep, say)
     if "growth" in settings.parts:
-        measure_growth(run, settings, resident, say)
+        measure_growth(run, settings, sweep, say)
         conclude_growth(run, settings)
     if "forecast" in settings.parts:
-        forecast_pairs(run, settings, data, resident, say)
+        forecast_pairs(run, settings, data, sweep, say)
     if "methods" in settings.parts:
-        fuse_by_methods(run, settings, resident, say)
+        fuse_by_methods(run, settings, sweep, say)

@@ -1,0 +1,46 @@
+"""Measurements as records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fuseforget.knowledge import Measurement
+from fuseforget.records import Record, Run, encode_values
+from fuseforget.sweep.resident import Resident
+
+__all__ = ["label_of", "measurement_fields", "record_missing"]
+
+Say = Callable[[str], None]
+
+
+def label_of(where: Mapping[str, Any]) -> str:
+    """What the user calls a point that records call this."""
+    return str(where.get("model") or "{path} at {weights}".format(**where))
+
+
+def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: Say, **where: Any) -> None:
+    """Measure and record, at the resident weights, the probes that the run does not have yet for ``where``."""
+    for name in probes:
+        if run.find("measurement", probe=name, **where) is None:
+            measurement = resident.ask(name)
+            run.add("measurement", **where, **measurement_fields(measurement), cut=resident.cut(name))
+            note = resident.describe_cut(name)
+            say(f"{label_of(where)}: {name} {measurement.interval.value:.3f}{note and f', {note}'}")
+
+
+def measurement_fields(measurement: Measurement) -> Record:
+    """The fields of a measurement's record."""
+    interval = measurement.interval
+    return {
+        "probe": measurement.probe,
+        "metric": measurement.metric,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "values": encode_values(measurement.values),
+        **({"answers": list(measurement.answers)} if measurement.answers else {}),
+        **({"confidences": encode_values(measurement.confidences)} if measurement.confidences is not None else {}),
+        **({"attribute": measurement.attribute} if measurement.attribute else {}),
+    }
