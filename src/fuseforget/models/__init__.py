@@ -3,7 +3,17 @@
 Sequence classifiers and language models, of any architecture that transformers knows.
 """
 
-from fuseforget.models.batches import Batch, batch_tokens, describe_cut, encode_batches, max_tokens, plan_batches, tokenise
+from fuseforget.models.batches import (
+    Batch,
+    batch_tokens,
+    by_length,
+    describe_cut,
+    encode_batches,
+    max_tokens,
+    padded,
+    plan_batches,
+    tokenise,
+)
 from fuseforget.models.candidates import candidate_log_probs
 from fuseforget.models.classifier import Classifier, label_names, load_classifier, save_classifier
 from fuseforget.models.debias import ERASER_NAME, debias, with_eraser
@@ -26,6 +36,7 @@ from fuseforget.models.reader import TextReader, read_text_reader
 from fuseforget.models.running import autocast, compute_dtype, cores, device, intra_op, quiet, seeded, use_cores
 from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
+from fuseforget.models.vocabulary import UsedVocabulary, used_vocabulary
 from fuseforget.models.weights import set_weights, weight_slots
 
 __all__ = [
@@ -37,9 +48,11 @@ __all__ = [
     "Masks",
     "TextReader",
     "TokenScores",
+    "UsedVocabulary",
     "add_word_tokens",
     "autocast",
     "batch_tokens",
+    "by_length",
     "candidate_log_probs",
     "compute_dtype",
     "cores",
@@ -62,6 +75,7 @@ __all__ = [
     "load_language_model",
     "max_positions",
     "max_tokens",
+    "padded",
     "padding_id",
     "plan_batches",
     "predict",
@@ -77,6 +91,7 @@ __all__ = [
     "tokenise",
     "tokenizer_sha256",
     "use_cores",
+    "used_vocabulary",
     "weight_slots",
     "with_eraser",
 ]

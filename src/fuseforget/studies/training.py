@@ -11,7 +11,7 @@ from fuseforget.checkpoint import MANIFEST_NAME
 from fuseforget.data import Examples, Rows
 from fuseforget.models import intra_op
 from fuseforget.records import Record, Run
-from fuseforget.train import TrainSettings
+from fuseforget.train import Timing, TrainSettings
 from fuseforget.train.language import Watch, fine_tune_language
 from fuseforget.train.trainer import fine_tune
 from fuseforget.workers import Here, Workers
@@ -103,7 +103,9 @@ def record_training(run: Run, name: str, examples: int) -> None:
     """Record what a trained model's manifest says of its training, unless that is recorded."""
     if run.find("training", name=name) is None:
         made = json.loads((run.path / "models" / name / MANIFEST_NAME).read_text(encoding="utf-8"))
-        run.add("training", name=name, examples=examples, settings=made["settings"], **made["result"])
+        seconds = Timing.of(made["result"]).seconds
+        done = {fact: value for fact, value in made["result"].items() if fact not in ("timing", "seconds")}
+        run.add("training", name=name, examples=examples, settings=made["settings"], **done, seconds=seconds)
 
 
 def result_of(run: Run, name: str) -> Record:

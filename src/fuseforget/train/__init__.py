@@ -4,6 +4,6 @@ Importing the room imports neither torch nor transformers: they are loaded when 
 """
 
 from fuseforget.train.from_base import train
-from fuseforget.train.settings import PrivacySettings, PrivateResult, TrainResult, TrainSettings
+from fuseforget.train.settings import PrivacySettings, PrivateResult, Timing, TrainResult, TrainSettings
 
-__all__ = ["PrivacySettings", "PrivateResult", "TrainResult", "TrainSettings", "train"]
+__all__ = ["PrivacySettings", "PrivateResult", "Timing", "TrainResult", "TrainSettings", "train"]

@@ -26,6 +26,7 @@ def train(
     stop_above: float = 0.95,
     learning_rate: float = 2e-5,
     batch_size: int = 32,
+    token_budget: int = 16384,
     precision: str = "auto",
     seed: int = 0,
     init_seed: int = 0,
@@ -40,7 +41,7 @@ def train(
         base: the pretrained model, a directory or a hub id.
         data: a data set made by ``fuseforget data``: with shortcuts, biased, or a private corpus in parts, on which a
             language model is trained.
-        max_epochs, min_epochs, stop_above, learning_rate, batch_size, precision, seed: see
+        max_epochs, min_epochs, stop_above, learning_rate, batch_size, token_budget, precision, seed: see
             :class:`fuseforget.train.TrainSettings`.
         init_seed: of the new head and token embeddings; the same for all models that are to be fused.
         parts: of a private corpus: the models (A, B, ...) whose parts are trained on, with the part that all share; several
@@ -51,8 +52,9 @@ def train(
 
     Raises:
         InputError: a setting out of range, no such base or data, something stands at ``out``, parts that the data does not
-            have, or a base with another tokenizer than the corpus was read with.
+            have, a base with another tokenizer than the corpus was read with, or another process that trains this model.
         OutputError: ``out`` cannot be written; finished epochs are kept beside it.
+        Stopped: Ctrl-C, and an epoch that was not the last is saved (see :mod:`fuseforget.stopping`).
     """
     settings = TrainSettings(
         max_epochs=max_epochs,
@@ -60,6 +62,7 @@ def train(
         stop_above=stop_above,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        token_budget=token_budget,
         precision=precision,
         seed=seed,
     )

@@ -13,8 +13,11 @@ import torch
 
 from fuseforget.checkpoint import refuse_place
 from fuseforget.errors import InputError
-from fuseforget.models import LanguageModel, load_language_model, padding_id, save_language_model, seeded
-from fuseforget.train.resumable import Place, Say, Training, run_training
+from fuseforget.models import LanguageModel, load_language_model, padded, padding_id, save_language_model, seeded
+from fuseforget.train.loop import Training
+from fuseforget.train.place import Place, Say
+from fuseforget.train.processes import processes
+from fuseforget.train.resumable import run_training
 from fuseforget.train.rows import Row, require_rows, rows_sha256
 from fuseforget.train.settings import TrainResult, TrainSettings
 
@@ -43,8 +46,8 @@ def fine_tune_language(
     """Fine-tune a language model on rows of token ids and publish it at ``out``.
 
     A decoder learns to predict each token from those before it; a masked model the 15 % of the tokens that are masked anew
-    in each epoch (of these 80 % by the mask token, 10 % by another token; Devlin et al. 2019). Rows are padded batch by
-    batch and, where their lengths differ, grouped by length. Dropout is what the model's configuration says. All of
+    in each epoch (of these 80 % by the mask token, 10 % by another token; Devlin et al. 2019). Steps are of rows of
+    similar length, padded to the longest. Dropout is what the model's configuration says. All of
     ``settings.max_epochs`` are trained: nothing ends the training early.
 
     An interrupted training leaves its state beside ``out`` and goes on from its last finished epoch when it is called again
@@ -72,30 +75,25 @@ def fine_tune_language(
             no language model, or something stands at ``out``.
         OutputError: ``out`` cannot be written; finished epochs are kept beside it.
     """
-    from datasets import Dataset
-
     place = Place(start, Path(out), overwrite, origin)
     refuse_place(place.out, overwrite=overwrite, inputs=place.inputs)
     require_schedule(schedule)
-    begun = time.perf_counter()
+    begun, say = time.perf_counter(), processes().say(say)
     lm = load_language_model(start)
     require_rows(lm, rows, tokenizer=tokenizer)
-    lengths = [len(row) for row in rows]
     collate = _Masking(lm, settings.seed) if lm.masked else _Shifting(lm)
     training = Training(
         subject=lm,
-        rows=Dataset.from_dict({"input_ids": [list(row) for row in rows], "length": lengths}),
+        rows=[{"input_ids": row} for row in rows],
+        filler=padding_id(lm),
         collate=collate,
-        load=load_language_model,
         save=save_language_model,
         identity={"data_sha256": rows_sha256(rows), "schedule": schedule},
-        arguments={
-            "lr_scheduler_type": SCHEDULES[schedule],
-            "train_sampling_strategy": "random" if len(set(lengths)) == 1 else "group_by_length",
-        },
+        schedule=SCHEDULES[schedule],
+        counted=collate.counted,
+        draws_tokens=lm.masked,
         before_epoch=collate.begin,
         after_epoch=_watching(lm, watch),
-        own_mean=True,  # transformers counts a row's first token among GPT-2's predicted ones
     )
     return run_training(training, place, settings, begun=begun, say=say)
 
@@ -108,9 +106,7 @@ def require_schedule(schedule: str) -> None:
 
 def pad(rows: Sequence[Row], filler: int) -> dict[str, torch.Tensor]:
     """Rows filled up to the longest, with their attention mask (both rows x tokens)."""
-    width = max(map(len, rows))
-    input_ids = torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=torch.long)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], dtype=torch.long)
+    input_ids, mask = padded(rows, filler)
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
@@ -122,6 +118,10 @@ class _Shifting:
 
     def begin(self, epoch: int) -> None:
         """Nothing depends on the epoch."""
+
+    def counted(self, labels: torch.Tensor) -> int:
+        """How many tokens are predicted: a row's first is not."""
+        return int((labels[:, 1:] != IGNORED).sum())
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         batch = pad([feature["input_ids"] for feature in features], self._filler)
@@ -140,6 +140,10 @@ class _Masking:
     def begin(self, epoch: int) -> None:
         """Draw for this epoch from now on."""
         self._epoch = epoch
+
+    def counted(self, labels: torch.Tensor) -> int:
+        """How many tokens are predicted."""
+        return int((labels != IGNORED).sum())
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         rows = [feature["input_ids"] for feature in features]

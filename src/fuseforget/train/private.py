@@ -23,9 +23,11 @@ from fuseforget.errors import InputError
 from fuseforget.models import LanguageModel, load_language_model, quiet, save_language_model, seeded
 from fuseforget.train.by_row import backward, hooks_on, row_losses
 from fuseforget.train.language import SCHEDULES, Watch, require_schedule
-from fuseforget.train.resumable import Place, Say, publish, start_digests, undisturbed
+from fuseforget.train.loop import undisturbed
+from fuseforget.train.place import Place, Say
+from fuseforget.train.resumable import publish, start_digests
 from fuseforget.train.rows import Row, require_rows, rows_sha256
-from fuseforget.train.settings import PrivacySettings, PrivateResult, TrainResult, TrainSettings
+from fuseforget.train.settings import PrivacySettings, PrivateResult, Timing, TrainResult, TrainSettings
 
 __all__ = ["fine_tune_private", "spent_epsilon"]
 
@@ -99,7 +101,7 @@ def fine_tune_private(
     done = TrainResult(
         epochs=settings.max_epochs,
         steps=plan.steps,
-        seconds=round(time.perf_counter() - begun, 2),
+        timing=Timing(seconds=round(time.perf_counter() - begun, 2)),
         losses=losses,
         monitored=[],
         precision="float32",

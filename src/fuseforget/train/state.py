@@ -24,12 +24,23 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 @dataclass
 class History:
-    """The epochs so far: their losses, the monitored accuracies, the steps and the seconds they took."""
+    """The epochs so far.
+
+    Attributes:
+        losses, monitored: of each epoch.
+        steps: how many there were.
+        seconds: that all took.
+        step_seconds: of the steps alone, without loading, monitoring and saving.
+        tokens, computed: that were trained on, and with those that filled up.
+    """
 
     losses: list[float] = field(default_factory=list)
     monitored: list[float] = field(default_factory=list)
-    seconds: float = 0.0
     steps: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    tokens: int = 0
+    computed: int = 0
 
     def remember(self, entry: dict[str, Any]) -> None:
         """Add what an entry of the Trainer's log says."""
@@ -37,7 +48,8 @@ class History:
             self.losses.append(float(entry["loss"]))
         if "monitored" in entry:
             self.monitored.append(float(entry["monitored"]))
-        self.seconds = float(entry.get("seconds", self.seconds))
+        for name in ("seconds", "step_seconds", "tokens", "computed"):
+            setattr(self, name, entry.get(name, getattr(self, name)))
 
     def learned(self, settings: TrainSettings) -> bool:
         """Whether the monitored accuracy ends the training."""
@@ -117,8 +129,7 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     # torch.save writes ZIP archives, whose directory comes last.
-    saved = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-    return len(saved) > 2 and all(file.is_file() and zipfile.is_zipfile(file) for file in saved)
+    return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fuseforget.checkpoint import refuse_place
 from fuseforget.data import Examples
@@ -17,11 +18,15 @@ from fuseforget.models import (
     encode_batches,
     load_classifier,
     max_tokens,
+    padded,
     predict,
     save_classifier,
     tokenise,
 )
-from fuseforget.train.resumable import Place, Say, Training, run_training
+from fuseforget.train.loop import Training
+from fuseforget.train.place import Place, Say
+from fuseforget.train.processes import processes
+from fuseforget.train.resumable import run_training
 from fuseforget.train.settings import TrainResult, TrainSettings
 
 __all__ = ["fine_tune"]
@@ -40,37 +45,46 @@ def fine_tune(
 ) -> TrainResult:
     """Fine-tune ``start`` on labelled texts and publish the model at ``out``.
 
-    Batches are padded to their longest text and grouped by length. An interrupted training leaves its state beside
-    ``out`` and goes on from its last finished epoch when it is called again with the same start, data and settings; with
-    others, it starts anew and says so.
+    Steps are of texts of similar length, padded to their longest. An interrupted training leaves its state beside ``out``
+    and goes on from its last finished epoch when it is called again with the same start, data and settings, to the same
+    weights as if it had not been interrupted, to the bit; with others, it starts anew and says so. Processes that
+    ``accelerate launch`` made share every step, and get the same model but for rounding and for what dropout draws.
 
     Args:
         start: the classifier to start from (see :func:`fuseforget.models.prepare_start`).
         monitor: examples whose accuracy ends the training early (a shortcut's synthetic set).
         origin: what the manifest says of where start and data come from; default: the start's path.
         say: receives a line an epoch.
-    """
-    from datasets import Dataset
-    from transformers import DataCollatorWithPadding
 
+    Raises:
+        InputError: something stands at ``out``, the start is no classifier, or another process trains this model.
+        OutputError: ``out`` cannot be written; finished epochs are kept beside it.
+        Stopped: Ctrl-C, and an epoch that was not the last is saved (see :mod:`fuseforget.stopping`).
+    """
     place = Place(start, Path(out), overwrite, origin)
     refuse_place(place.out, overwrite=overwrite, inputs=place.inputs)
-    begun = time.perf_counter()
+    begun, say = time.perf_counter(), processes().say(say)
     classifier = load_classifier(start)
     ids, cut = tokenise(classifier, examples.texts)
     if cut:
         say(f"{place.out.name}: {describe_cut(len(cut), len(ids), max_tokens(classifier))}")
+    filler = int(classifier.tokenizer.pad_token_id)
     training = Training(
         subject=classifier,
-        rows=Dataset.from_dict({"input_ids": ids, "labels": list(examples.labels), "length": [len(i) for i in ids]}),
-        collate=DataCollatorWithPadding(classifier.tokenizer),
-        load=load_classifier,
+        rows=[{"input_ids": row, "label": label} for row, label in zip(ids, examples.labels, strict=True)],
+        filler=filler,
+        collate=lambda rows: _batch(rows, filler),
         save=save_classifier,
         identity={"data_sha256": examples.sha256, "monitor_sha256": None if monitor is None else monitor.sha256},
         after_epoch=_measure(classifier, monitor),
         cut=len(cut),
     )
     return run_training(training, place, settings, begun=begun, say=say)
+
+
+def _batch(rows: Sequence[Mapping[str, Any]], filler: int) -> dict[str, torch.Tensor]:
+    ids, mask = padded([row["input_ids"] for row in rows], filler)
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["label"] for row in rows])}
 
 
 def _measure(classifier: Classifier, monitor: Examples | None) -> Callable[[int], Mapping[str, float]]:
