@@ -16,7 +16,6 @@ import torch
 from fuseforget import stopping
 from fuseforget.errors import OutputError
 from fuseforget.models import UsedVocabulary, quiet
-from fuseforget.train.dropout import quick_dropout
 from fuseforget.train.place import Place, Say, full_disk_said
 from fuseforget.train.processes import Processes
 from fuseforget.train.settings import TrainSettings
@@ -101,7 +100,7 @@ def run_epochs(
     work = _Work(training, settings, team, vocabulary, history, steps, place.out.name, begun, say)
     trainer = _trainer(work, place.state, bf16=bf16)
     try:
-        with full_disk_said(place.state, str(place.state)), quiet(), quick_dropout(training.subject.model):
+        with full_disk_said(place.state, str(place.state)), quiet():
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except OutputError:
         last_whole(place.state)  # what was half saved would keep the disk full
