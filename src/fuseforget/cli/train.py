@@ -40,17 +40,15 @@ def command(
 
     Several processes train one model when `accelerate launch -m fuseforget train ...` launches them.
     """
-    from fuseforget import stopping
     from fuseforget.train import train
     from fuseforget.train.processes import is_main
 
     say = progress_lines() if is_main() else _silent
-    with stopping.finishing(say):
-        result = train(
-            base, data, out, max_epochs=max_epochs, min_epochs=min_epochs, stop_above=stop_above, learning_rate=learning_rate,
-            batch_size=batch_size, token_budget=token_budget, precision=precision, seed=seed, init_seed=init_seed,
-            parts=part or (), schedule=schedule, overwrite=overwrite, say=say,
-        )  # fmt: skip
+    result = train(
+        base, data, out, max_epochs=max_epochs, min_epochs=min_epochs, stop_above=stop_above, learning_rate=learning_rate,
+        batch_size=batch_size, token_budget=token_budget, precision=precision, seed=seed, init_seed=init_seed,
+        parts=part or (), schedule=schedule, overwrite=overwrite, say=say,
+    )  # fmt: skip
     if not is_main():
         return
     if as_json:
@@ -66,10 +64,10 @@ def _throughput(result: TrainResult) -> str:
     timing = result.timing
     assert result.tokens is not None
     assert result.padding is not None
-    assert timing.peak_share is not None
+    of_peak = "" if timing.peak_share is None else f", {timing.peak_share:.0%} of the matrix peak"
     return (
-        f"{result.tokens:,} tokens, {timing.tokens_per_second:,.0f} a second in {result.precision}: "
-        f"{timing.peak_share:.0%} of the matrix peak; {result.padding:.1%} of what was computed was padding"
+        f"{result.tokens:,} tokens, {timing.tokens_per_second:,.0f} a second in {result.precision}{of_peak}; "
+        f"{result.padding:.1%} of what was computed was padding"
     )
 
 

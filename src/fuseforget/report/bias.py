@@ -12,6 +12,7 @@ from fuseforget.report.bias_figures import draw_bias_path, draw_bias_triangle, d
 from fuseforget.report.blocks import Block, Details, Picture, Table, opening
 from fuseforget.report.facts import cell
 from fuseforget.report.shortcuts import Summary
+from fuseforget.report.training import SPEED
 
 __all__ = ["bias_blocks", "summarise_bias"]
 
@@ -235,11 +236,8 @@ def _achieved(line: Record) -> list[str]:
 
 
 def _training(facts: BiasFacts) -> Table:
-    rows = [
-        [r["name"], str(r["examples"]), str(r["epochs"]), f"{r['losses'][-1]:.3f}", f"{r['seconds']:.0f} s"]
-        for r in facts.trained
-    ]
-    return Table("Training", ["model", "examples", "epochs", "last loss", "time"], rows)
+    rows = [[r["name"], str(r["examples"]), str(r["epochs"]), f"{r['losses'][-1]:.3f}", *facts.speed(r)] for r in facts.trained]
+    return Table("Training", ["model", "examples", "epochs", "last loss", *SPEED], rows)
 
 
 def _spread(spread: Spread | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fuseforget.report.training import speeds
 from fuseforget.report.unfinished import NOT_BEGUN, counted
 
 __all__ = ["CENTRE", "ERASED", "FUSED", "METRICS", "ROWS", "BiasFacts", "Spread"]
@@ -71,7 +72,7 @@ class BiasFacts:
         self.erasures = {(r["attribute"], r["method"], r["seed"]): r for r in erasures}
         self.bounds, self.groups, self.data = (kinds.get(kind, []) for kind in ("bound", "groups", "data"))
         self.choices = {r["seed"]: r for r in kinds.get("choice", []) if r["seed"] in self.seeds}
-        self.trained = kinds.get("training", [])
+        self.trained, self.speed = kinds.get("training", []), speeds(kinds.get("timing", []))
 
     @property
     def line(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fuseforget.report.training import speeds
+
 __all__ = ["RANDOM", "TASK", "Curve", "Facts", "Record", "cell"]
 
 Record = dict[str, Any]
@@ -70,7 +72,7 @@ class Facts:
         self.retained = {(r["model"], r["rule"]): r for r in kinds.get("retention", [])}
         self.unlearned = {r["rule"]: r for r in kinds.get("unlearned", [])}
         self.compared, self.bounds = kinds.get("comparison", []), kinds.get("bound", [])
-        self.trained = kinds.get("training", [])
+        self.trained, self.speed = kinds.get("training", []), speeds(kinds.get("timing", []))
         self.fused = bool(kinds.get("fusion"))
         self.growth, self.six, self.learned = (kinds.get(kind, []) for kind in ("growth", "six", "learned"))
         self.growth_difference = next(iter(kinds.get("growth_difference", [])), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import Any
 
+from fuseforget.report.training import speeds
 from fuseforget.report.unfinished import NOT_BEGUN, counted
 
 __all__ = ["BASE", "CONTROL", "OTHERS", "OWN", "SHARED", "MemorizationFacts", "exact"]
@@ -51,6 +52,7 @@ class MemorizationFacts:
         self.harm = {r["on"]: r for r in kinds.get("harm", [])}
         self.bounds, self.methods = kinds.get("bound", []), kinds.get("method", [])
         self.left_out, self.trained = kinds.get("left_out", []), kinds.get("training", [])
+        self.speed = speeds(kinds.get("timing", []))
         self.alternatives, self.equal = kinds.get("alternative", []), kinds.get("equal_perplexity", [])
         self.data, self.blind = (next(iter(kinds.get(kind, [])), None) for kind in ("data", "blind"))
 

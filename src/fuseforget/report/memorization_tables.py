@@ -7,6 +7,7 @@ from typing import Any
 from fuseforget.report.blocks import Details, Table
 from fuseforget.report.memorization_facts import BASE, CONTROL, OTHERS, OWN, SHARED, MemorizationFacts, exact
 from fuseforget.report.memorization_paper import EPOCHS, MASKED, TABLE_5, published
+from fuseforget.report.training import SPEED
 
 __all__ = [
     "alr_details", "alternatives_table", "bound_table", "data_table", "epochs_table", "fixed_models", "fixed_table", "main_table",
@@ -207,12 +208,10 @@ def data_table(facts: MemorizationFacts) -> Table:
 
 def training_table(facts: MemorizationFacts) -> Table:
     rows = [
-        [r["name"], str(r["examples"]), str(r["epochs"]), str(r["steps"]), _last(r["losses"]), f"{r['seconds']:.0f}"]
+        [r["name"], str(r["examples"]), str(r["epochs"]), str(r["steps"]), _last(r["losses"]), *facts.speed(r)]
         for r in facts.trained
     ]
-    return Table(
-        "Training", ["model", "rows", "epochs", "steps", "loss", "seconds"], rows, f"In {facts.trained[0]['precision']}."
-    )
+    return Table("Training", ["model", "rows", "epochs", "steps", "loss", *SPEED], rows, f"In {facts.trained[0]['precision']}.")
 
 
 def _last(losses: list[float]) -> str:

@@ -10,6 +10,7 @@ from fuseforget.report.claims import NOTE, claims
 from fuseforget.report.facts import TASK, Facts, cell
 from fuseforget.report.part_claims import part_claims
 from fuseforget.report.parts import dependent_table, growth_table, shared_table, six_table
+from fuseforget.report.training import SPEED
 from fuseforget.report.unfinished import NOT_BEGUN, counted
 
 __all__ = ["Summary", "curve_table", "summarise"]
@@ -121,10 +122,10 @@ def _bound_table(facts: Facts) -> Table:
 def _training_table(facts: Facts) -> Table:
     rows = [
         [facts.title(r["name"]), str(r["examples"]), str(r["epochs"]), f"{r['losses'][-1]:.3f}",
-         f"{r['monitored'][-1]:.3f}" if r["monitored"] else "", f"{r['seconds']:.0f} s", r["precision"]]
+         f"{r['monitored'][-1]:.3f}" if r["monitored"] else "", r["precision"], *facts.speed(r)]
         for r in facts.trained
     ]  # fmt: skip
-    header = ["model", "examples", "epochs", "last loss", "own shortcut", "time", "computed in"]
+    header = ["model", "examples", "epochs", "last loss", "own shortcut", "computed in", *SPEED]
     return Table("Training", header, rows)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fuseforget.checkpoint import MANIFEST_NAME
 from fuseforget.data import Examples, Rows
 from fuseforget.models import intra_op
-from fuseforget.records import Record, Run
+from fuseforget.records import Record, Run, add_timing
 from fuseforget.train import Timing, TrainSettings
 from fuseforget.train.language import Watch, fine_tune_language
 from fuseforget.train.trainer import fine_tune
@@ -61,13 +61,13 @@ class Trainers:
         for job in jobs:
             if job.name in names:
                 next(done)
-            record_training(run, job.name, len(job.data))
+            record_training(run, job.name, len(job.data), threads=self.threads)
 
     def train_watched(self, run: Run, job: Job, watch: Watch | None) -> None:
         """Train one language model here, where it can be looked at after each epoch."""
         if not _place(run, job).is_dir():
             _Train(run.path / "models" / "start", self.threads, self.say)((_place(run, job), job), watch=watch)
-        record_training(run, job.name, len(job.data))
+        record_training(run, job.name, len(job.data), threads=self.threads)
 
     @property
     def _heard(self) -> Say | None:
@@ -99,13 +99,17 @@ def _name(asked: tuple[Path, Job]) -> str:
     return f"the training of {asked[1].name}"
 
 
-def record_training(run: Run, name: str, examples: int) -> None:
-    """Record what a trained model's manifest says of its training, unless that is recorded."""
-    if run.find("training", name=name) is None:
-        made = json.loads((run.path / "models" / name / MANIFEST_NAME).read_text(encoding="utf-8"))
-        seconds = Timing.of(made["result"]).seconds
-        done = {fact: value for fact, value in made["result"].items() if fact not in ("timing", "seconds")}
-        run.add("training", name=name, examples=examples, settings=made["settings"], **done, seconds=seconds)
+def record_training(run: Run, name: str, examples: int, *, threads: int) -> None:
+    """Record what a trained model's manifest says of its training, and apart from that how fast it was; each once."""
+    made = json.loads((run.path / "models" / name / MANIFEST_NAME).read_text(encoding="utf-8"))
+    done = {fact: value for fact, value in made["result"].items() if fact not in ("timing", "seconds")}
+    known = run.find("training", name=name)
+    if known is None:
+        known = run.add("training", name=name, examples=examples, settings=made["settings"], **done)
+    # Earlier versions wrote the seconds into the training's own record.
+    if "seconds" not in known and run.find("timing", name=name) is None:
+        timing = asdict(Timing.of(made["result"]))
+        add_timing(run, name, timing.pop("seconds"), **timing, threads=threads)
 
 
 def result_of(run: Run, name: str) -> Record:

@@ -254,7 +254,7 @@ def _callback(work: _Work) -> Any:
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if work.team.main:
-                # Older ones go by their number; the Trainer's own limit goes by times of files, which a clock that jumps confuses.
+                # Older ones go by their number; the Trainer's own limit goes by files' times, which a clock that jumps confuses.
                 last_whole(Path(args.output_dir))
             if not history.finished(work.settings) and work.team.first(stopping.requested):
                 control.should_training_stop = True

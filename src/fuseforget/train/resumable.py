@@ -49,8 +49,7 @@ def run_training(training: Training, place: Place, settings: TrainSettings, *, b
 
 
 def _run(training: Training, place: Place, settings: TrainSettings, team: Processes, *, begun: float, say: Say) -> TrainResult:
-    # Before the work: an architecture whose operations cannot be counted costs nobody a training.
-    forward = team.first(lambda: _forward_flops(training))
+    forward = team.first(lambda: _forward_flops(training, say))
     vocabulary = _used(training, settings)
     identity = team.first(lambda: _identity(training, place, settings, vocabulary))
     last = team.first(lambda: open_state(place.state, identity, say))
@@ -69,7 +68,7 @@ def _run(training: Training, place: Place, settings: TrainSettings, team: Proces
 
     def finish() -> TrainResult:
         seconds = round(before + time.perf_counter() - begun, 2)
-        timing = _timing(forward * len(history.losses), history, team, seconds, getattr(torch, identity["precision"]))
+        timing = _timing(forward, history, team, seconds, getattr(torch, identity["precision"]))
         result = _result(training, history, timing, str(identity["precision"]))
         publish(training.subject, training.save, place, identity, {"result": asdict(result)})
         shutil.rmtree(place.state, ignore_errors=True)
@@ -111,21 +110,31 @@ def _result(training: Training, history: History, timing: Timing, precision: str
     )
 
 
-def _forward_flops(training: Training) -> float:
-    """The operations of an epoch's forward passes."""
+def _forward_flops(training: Training, say: Say) -> float | None:
+    """The operations of an epoch's forward passes; None, and said, where they cannot be counted."""
     from fuseforget.models.peak import forward_flops
 
-    return forward_flops(training.subject.model, [len(row["input_ids"]) for row in training.rows])
+    try:
+        return forward_flops(training.subject.model, [len(row["input_ids"]) for row in training.rows])
+    # Whatever an architecture that reads texts in its own way meets on the few that are counted: no reason not to train it.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        say(f"the share of the matrix peak is not known: {type(error).__name__}: {reason:.200}")
+        return None
 
 
-def _timing(forward: float, history: History, team: Processes, seconds: float, dtype: torch.dtype) -> Timing:
+def _timing(forward: float | None, history: History, team: Processes, seconds: float, dtype: torch.dtype) -> Timing:
     from fuseforget.models.peak import matrix_peak
 
+    rate = round(history.tokens / history.step_seconds, 1)
+    if forward is None:
+        return Timing(seconds, rate)
     peak = matrix_peak(dtype, torch.get_num_threads(), device().type) * team.count
     return Timing(
         seconds=seconds,
-        tokens_per_second=round(history.tokens / history.step_seconds, 1),
-        peak_share=round(3 * forward / history.step_seconds / peak, 4),  # the way back takes twice the way forth
+        tokens_per_second=rate,
+        # The way back takes twice the way forth.
+        peak_share=round(3 * forward * len(history.losses) / history.step_seconds / peak, 4),
     )
 
 

@@ -53,7 +53,7 @@ def _train_privately(shop: Workshop, name: str, epsilon: float) -> None:
         budget, how = PrivacySettings(epsilon=epsilon), training(shop.settings, shop.settings.private_epochs)
         with intra_op(shop.trainers.threads):
             fine_tune_private(shop.corpus.base, rows.ids, path, how, budget, watch=shop.watch(name), say=shop.say)
-    record_training(shop.run, name, len(rows))
+    record_training(shop.run, name, len(rows), threads=shop.trainers.threads)
     shop.ask([name], shop.few_sets)
     made = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8"))
     _record(shop, name, "DP-SGD", epsilon=epsilon, spent=made["spent"])
