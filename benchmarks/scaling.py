@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -18,10 +17,11 @@ import torch
 
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.knowledge import Probe, measure
-from fuseforget.models import Classifier, compute_dtype, encode_batches, load_classifier, predict, tokenise
+from fuseforget.models import Classifier, compute_dtype, cores, encode_batches, load_classifier, predict, tokenise
 from fuseforget.models.peak import forward_flops
 from fuseforget.paths import path, points
 from fuseforget.sweep import Resident
+from fuseforget.workers import Here, Workers, open_workers
 from machine import Watch, high_water, peak, table, timed
 
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -99,18 +99,15 @@ def by_length(models: Models, probes: Sequence[Probe], steps: int) -> str:
 def by_workers(models: Models, probes: Sequence[Probe], steps: int) -> str:
     """One process that uses all cores, and two that share them: local ones, and one on each of two Ray nodes.
 
-    Started workers have loaded torch and the models; that is counted in the seconds, and not in those of a further point.
+    Workers have started; each sweep has them load the model and read the texts anew, which is in the seconds, and not in
+    those of a further point.
     """
-    if "workers" not in inspect.signature(path).parameters:
-        return "not measured: fuseforget.path takes no workers"
     lines, alone, first = [], 0.0, None
-    for name, given in (("one process", lambda: _nothing()), ("2 workers", lambda: _local()), ("2 Ray nodes", lambda: _ray())):
-        with given() as how:
-            if how is None:
-                lines.append([name, "not measured: no ray", "", "", ""])
-                continue
-            short, _ = timed(lambda how=how: path(models, probes, steps=steps, **how))
-            long, records = timed(lambda how=how: path(models, probes, steps=2 * steps, **how))
+    for name, given in (("one process", Here), ("2 workers", lambda: open_workers(2)), ("2 Ray nodes", _ray)):
+        with given() as workers:
+            path(models, [Probe("warm", ("a text",), (0,))], steps=4 * workers.count, workers=workers)  # all workers are there
+            short, _ = timed(lambda who=workers: path(models, probes, steps=steps, workers=who))
+            long, records = timed(lambda who=workers: path(models, probes, steps=2 * steps, workers=who))
         a_point = (long - short) / steps
         alone = alone or a_point
         answers = {(tuple(r["weights"]), r["probe"]): r["values"] for r in records}
@@ -152,29 +149,17 @@ def _rate(records: Sequence[dict[str, Any]], seconds: float) -> str:
 
 
 @contextmanager
-def _nothing() -> Iterator[dict[str, Any] | None]:
-    yield {}
+def _ray() -> Iterator[Workers]:
+    """Two nodes on this machine, each with half of its cores, on the loopback interface."""
+    from ray.cluster_utils import Cluster
 
-
-@contextmanager
-def _local() -> Iterator[dict[str, Any] | None]:
-    yield {"workers": 2}
-
-
-@contextmanager
-def _ray() -> Iterator[dict[str, Any] | None]:
-    """Two nodes on this machine, each with half of its cores."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    cluster = Cluster()
     try:
-        from ray.cluster_utils import Cluster
-    except ImportError:
-        yield None
-        return
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
-    share = max(1, len(os.sched_getaffinity(0)) // 2)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": share, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=share)
-        yield {"workers": 2, "ray": cluster.address}
+        for _ in range(2):
+            cluster.add_node(num_cpus=max(1, cores() // 2), include_dashboard=False)
+        with open_workers(2, cluster.address) as workers:
+            yield workers
     finally:
         cluster.shutdown()
 

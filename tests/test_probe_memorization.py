@@ -24,7 +24,7 @@ from fuseforget.train import TrainSettings
 from fuseforget.train.language import fine_tune_language
 
 WORDS = "river stone light market winter paper engine garden signal harbor copper window bridge letter forest ticket".split()  # noqa: SIM905
-TIMES = 15  # rows are read in an epoch, since every epoch is saved
+TIMES = 25  # rows are read in an epoch, since every epoch is saved
 SHORT = TrainSettings(max_epochs=4, learning_rate=4e-3, batch_size=10)
 TOPICS = ("the court heard the judge", "the team won the match")
 
@@ -435,7 +435,7 @@ def test_extraction_that_no_row_is_long_enough_for_is_left_out_aloud(home):
 def test_exact_computes_in_float32(home, monkeypatch):
     asked = []
     kept = running.autocast
-    monkeypatch.setattr("fuseforget.models.logits.autocast", lambda *, exact=False: asked.append(exact) or kept(exact=exact))
+    monkeypatch.setattr("fuseforget.models.lanes.autocast", lambda *, exact=False: asked.append(exact) or kept(exact=exact))
     for metrics in (("perplexity",), ("auc.min_k",)):
         probe([home / "a"], [spec_of(home, metrics=metrics)], exact=True)
     assert asked == [True] * 4

@@ -189,7 +189,7 @@ class Stop(BaseException):
 def test_the_command_that_repeats_a_run_has_its_settings(asked, monkeypatch):
     settings, found = settings_for(**asked), []
 
-    def stop(settings, out, say):
+    def stop(settings, out, **_):
         found.append(settings)
         raise Stop
 

@@ -224,9 +224,11 @@ def _marked(shared: Path | None) -> Path | None:
 
 
 def _print(said: dict[str, Any], *, ignore_prefix: bool) -> None:
-    """Lines of a worker as they are, and of what Ray says itself the first one."""
-    lines = said["lines"][:1] if said["pid"] in ("raylet", "autoscaler") else said["lines"]
-    for line in lines:
+    """Lines of a worker as they are, and of what Ray says itself the first one, unless it says that all is well."""
+    own = said["pid"] in ("raylet", "autoscaler")
+    for line in said["lines"][:1] if own else said["lines"]:
+        if own and "\tINFO " in line:
+            continue
         sys.stderr.write(f"{line.splitlines()[0] if line else line}\n")
     sys.stderr.flush()
 
