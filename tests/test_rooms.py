@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "models": {"errors", "checkpoint"},
     "train": {"errors", "stopping", "checkpoint", "models", "data"},
     "audit": {"knowledge", "records"},
-    "leakage": {"errors", "workers", "checkpoint", "models", "knowledge", "fuse", "data", "records"},
+    "leakage": {"errors", "stopping", "workers", "checkpoint", "models", "knowledge", "fuse", "data", "records"},
     "asked": {"errors", "checkpoint", "knowledge", "data", "leakage", "records"},
     "sweep": {
         "errors",

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from conftest import kill_when
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
-from fuseforget.records import Run, encode_values, read_records, read_run
+from fuseforget.records import Run, encode_values, facts, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.studies import study
 from fuseforget.studies.shortcuts import SCALES, models, run_shortcut_study, settings_for
@@ -44,8 +44,8 @@ def inputs(bert, tmp_path):
 
 
 def table(run: Path) -> list[dict]:
-    """A run's facts without what differs between two runs of the same: seconds."""
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_records(run) if r["kind"] != "training"]
+    """A run's facts, without what differs between two runs of the same."""
+    return facts(read_records(run))
 
 
 def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from conftest import kill_when, make_bert
 from fuseforget.errors import InputError
 from fuseforget.knowledge.fairness import fairness
-from fuseforget.records import read_records
+from fuseforget.records import facts, read_records
 from fuseforget.report import write_report
 from fuseforget.studies import study
 from fuseforget.studies.bias import BiasStudy, run_bias_study, settings_for
@@ -27,13 +27,13 @@ SIGNS = {"gender": {"f": "b", "m": "c"}, "age": {"old": "plot", "young": "is"}, 
 
 
 def rows(count: int, seed: int, attributes: tuple[str, ...]) -> list[dict]:
-    """Texts whose words tell the label nine times in ten, and whose authors' words tell the attributes."""
+    """Texts whose words tell the label seven times in ten, and whose authors' words tell the attributes."""
     rng = np.random.default_rng(seed)
     made = []
     for unit in range(count):
         label = int(rng.integers(2))
         values = {name: str(rng.choice(list(SIGNS[name]))) for name in attributes}
-        word = ("dull", "moving")[label if rng.random() < 0.8 else 1 - label]
+        word = ("dull", "moving")[label if rng.random() < 0.7 else 1 - label]
         text = " ".join([*(SIGNS[name][value] for name, value in values.items()), "film", word])
         made.append({"text": text, "label": label, **values, "author": f"{seed}-{unit // 2}"})
     return made
@@ -64,9 +64,9 @@ def rows_of(records: list[dict]) -> dict:
     return {(r["attribute"], r["row"]): r["metrics"] for r in records if r["kind"] == "row"}
 
 
-def facts(run: Path) -> list[dict]:
-    """A run's facts without what differs between two runs of the same: seconds, and what is recorded first after a kill."""
-    return sorted((r for r in read_records(run) if r["kind"] != "training"), key=json.dumps)
+def facts_of(run: Path) -> list[dict]:
+    """A run's facts, without what differs between two runs of the same, in any order."""
+    return sorted(facts(read_records(run)), key=json.dumps)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):
     )
     kill_when([tmp_path / "run/models/seed0" / name for name in ("gender", "fused")], code, *inputs, tmp_path / "run")
     run_bias_study(settings_of(*inputs), tmp_path / "run")
-    assert facts(tmp_path / "run") == facts(tmp_path / "whole")
+    assert facts_of(tmp_path / "run") == facts_of(tmp_path / "whole")
     before = (tmp_path / "run/records.jsonl").read_bytes()
     run_bias_study(settings_of(*inputs), tmp_path / "run")  # nothing is done twice
     assert (tmp_path / "run/records.jsonl").read_bytes() == before

@@ -151,7 +151,7 @@ def test_the_command_says_how_fast_it_was(bert, tmp_path):
     assert done.exit_code == 0, done.output
     made = json.loads((tmp_path / "m" / "fuseforget.json").read_text())["result"]
     assert (
-        f"\n{made['tokens']:,} tokens, {made['timing']['tokens_per_second']:,.0f} a second in {made['precision']}: "
+        f"\n{made['tokens']:,} tokens, {made['timing']['tokens_per_second']:,.0f} a second in {made['precision']}, "
         in done.output
     )
     assert f"of the matrix peak; {made['padding']:.1%} of what was computed was padding" in done.output

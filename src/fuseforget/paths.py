@@ -46,6 +46,7 @@ def path(
     base: str | Path | None = None,
     seed: int = 0,
     exact: bool = False,
+    compiled: bool = False,
     workers: Workers | None = None,
     say: Callable[[str], None] = lambda line: None,
     **parameters: Any,
@@ -63,6 +64,7 @@ def path(
         base: the pretrained model, where the method takes one.
         seed: of random methods; every point draws the same numbers, so that only the weights differ along a path.
         exact: compute in float32 throughout.
+        compiled: have torch compile the forward pass (see :class:`fuseforget.sweep.Sweep`).
         workers: who measures (see :func:`fuseforget.workers.open_workers`); default: this process. The records are the same.
         parameters: of the method, as ``fuse`` takes them.
 
@@ -81,11 +83,11 @@ def path(
     settings = {
         **describe_inputs(checkpoints, asked), "steps": steps, "method": method, "exact": exact,
         # What is not given is not written down, as in runs of before it could be.
-        **_given(base=None if origin is None else describe_models([origin]), parameters=parameters, seed=seed),
+        **_given(compiled=compiled, base=None if origin is None else describe_models([origin]), parameters=parameters, seed=seed),
     }  # fmt: skip
     name = " - ".join(str(model) for model in models)
     with run_or_memory(out, command="path", settings=settings, about=describe_sources(probes), say=say) as run:
-        sweep = Sweep(models[0], asked, exact=exact, workers=workers)
+        sweep = Sweep(models[0], asked, exact=exact, compiled=compiled, workers=workers)
         visited = path_points(
             checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed, parameters=parameters
         )

@@ -50,6 +50,7 @@ def path(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of random methods.")] = 0,
     exact: Exact = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Have torch compile the model: for long sweeps.")] = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
     as_json: AsJson = False,
@@ -64,7 +65,7 @@ def path(
         get_method(method).parameter(name)  # refuses what it does not have
     with crew(workers, ray, out) as team:
         records = walk(
-            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, workers=team,
+            models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, compiled=compiled, workers=team,
             say=progress_lines(), **parameters,
         )  # fmt: skip
     _print(records, ["weights"], as_json)

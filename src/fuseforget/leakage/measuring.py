@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget import stopping
 from fuseforget.data import Rows
 from fuseforget.errors import InputError
 from fuseforget.knowledge import ATTACKS, Evidence, blind_baseline
@@ -53,6 +54,7 @@ def ask_models(run: Run, probes: Sequence[LeakProbe], models: Sequence[str], *, 
         lacking = [(bench, on) for bench in benches for on in bench.lacks(source, attacked=source in models)]
         if not lacking:
             continue
+        stopping.check("a model")
         lm = load_language_model(source)
         for bench, on in lacking:
             bench.ask(lm, source, on, attacked=source in models)

@@ -115,6 +115,8 @@ def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.
 
 def tokenise(classifier: Classifier, texts: Sequence[str]) -> tuple[list[list[int]], set[int]]:
     """Token ids of each text, cut to what the model can read, and the rows of the texts that were cut."""
+    if not texts:
+        return [], set()
     whole = classifier.tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
     ids = [list(one) for one in whole]
     limit = max_tokens(classifier)

@@ -39,7 +39,11 @@ def in_lanes(work: Callable[[Iterator[Item]], None], items: Iterable[Item], *, e
     def lane() -> None:
         # These are of a thread, and so is the number of threads that its operations compute with.
         with intra_op(1), torch.inference_mode(), autocast(exact=exact):
-            work(take())
+            try:
+                work(take())
+            except BaseException:
+                waiting.clear()  # the other lanes would go on to the end
+                raise
 
     count = min(lanes or cores(), len(waiting))
     if count < 2:
@@ -50,5 +54,5 @@ def in_lanes(work: Callable[[Iterator[Item]], None], items: Iterable[Item], *, e
             for done in wait([pool.submit(lane) for _ in range(count)], return_when=FIRST_EXCEPTION).done:
                 done.result()
         except BaseException:
-            waiting.clear()  # the other lanes would go on to the end
+            waiting.clear()
             raise

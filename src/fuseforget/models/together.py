@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from fuseforget.checkpoint import Checkpoint
-from fuseforget.models.batches import Batch
-from fuseforget.models.running import autocast, device
+from fuseforget.models.batches import Batch, encode_batches
+from fuseforget.models.classifier import Classifier
+from fuseforget.models.running import autocast
 
 __all__ = ["Together", "at_once"]
 
@@ -21,11 +22,23 @@ MOST = 16  # sets of weights
 VALUES = 300_000_000  # of all sets that are computed at once: 1.2 GB
 
 
-def at_once(checkpoint: Checkpoint) -> int:
+def at_once(checkpoint: Checkpoint, device: str) -> int:
     """How many sets of a model's weights are worth computing at once: one on a CPU, whose cores one set keeps busy."""
-    if device().type == "cpu":
+    if device == "cpu":
         return 1
     return max(1, min(MOST, VALUES // sum(math.prod(info.shape) for info in checkpoint.infos.values())))
+
+
+def works_together(classifier: Classifier) -> bool:
+    """Whether a model's operations can all be repeated over sets of weights, tried on one short text."""
+    batches = encode_batches(classifier, ["a"])
+    try:
+        Together(classifier.model, 2).predict(batches)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError):  # an operation that vmap has no rule for
+        return False
+    return True
 
 
 class Together:
@@ -38,7 +51,7 @@ class Together:
 
     def __init__(self, model: Any, count: int) -> None:
         self._model, self._count = model, count
-        self._stacked = {name: own.new_empty((count, *own.shape)) for name, own in self._changing().items()}
+        self._stacked = {name: own.new_zeros((count, *own.shape)) for name, own in self._changing().items()}
 
     def take(self, number: int) -> None:
         """Keep the weights that the model has now as set ``number``."""

@@ -41,5 +41,8 @@ def refuse_foreign(path: Path) -> None:
     """Raise InputError for a path that holds something else than a run."""
     if path.exists() and not path.is_dir():
         raise InputError(str(path), expected="a directory for the run", found="a file")
-    if path.is_dir() and any(path.iterdir()) and not ((path / DESCRIPTION).is_file() or (path / LOCK).is_file()):
+    if not path.is_dir() or (path / DESCRIPTION).is_file():
+        return
+    # A run that was killed before it could say what it is has these.
+    if any(item.name not in (LOCK, Path(DESCRIPTION).with_suffix(".partial").name) for item in path.iterdir()):
         raise InputError(str(path), expected="a new directory, or a run to resume", found="a directory with other files")

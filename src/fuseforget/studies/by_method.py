@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fuseforget import stopping
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.methods import METHODS
@@ -115,6 +116,7 @@ class _Bench:
         known = self.run.find(job.kind, model=job.model) is not None
         if known and all(self.run.find("measurement", model=job.model, probe=p) is not None for p in job.asked):
             return
+        stopping.check("a model of the comparison")
         average = self.reference(job.members)  # first, since it is computed in the same place
         more = job.place()
         if not known:
@@ -232,6 +234,7 @@ def _ask_ensemble(bench: _Bench, probes: Sequence[str]) -> None:
         bench.run.add("method", row=row, model=model, members=members, sort="baseline", source=source)
     for probe in probes:
         if bench.run.find("measurement", model=model, probe=probe) is None:
+            stopping.check("a probe of the ensemble")
             measurement = bench.resident.judge(probe, ensemble(_logits(bench, probe)))
             bench.run.add("measurement", model=model, **measurement_fields(measurement), cut=bench.resident.cut(probe))
             bench.say(f"{model}: {probe} {measurement.interval.value:.3f}")

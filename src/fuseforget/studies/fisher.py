@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from fuseforget import stopping
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.data import Examples, ShortcutSettings, inject_for_labels, load_shortcut_data, read_splits
 from fuseforget.errors import InputError, require_seed
@@ -163,6 +164,7 @@ class _Fishers:
         for first, second in pairs:
             if self._run.find("overlap", first=first, second=second, on=name) is not None:
                 continue
+            stopping.check("a pair of models")
             found = fold_overlap(self._of(first, on[first]), self._of(second, on[second]), self._counts)
             n = sum(self._counts)
             fields: dict[str, Any] = describe_overlap(found)

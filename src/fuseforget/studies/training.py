@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuseforget.checkpoint import MANIFEST_NAME
 from fuseforget.data import Examples, Rows
-from fuseforget.models import intra_op
+from fuseforget.models import cores, device, intra_op
 from fuseforget.records import Record, Run, add_timing
 from fuseforget.train import Timing, TrainSettings
 from fuseforget.train.language import Watch, fine_tune_language
@@ -56,6 +56,7 @@ class Trainers:
     def train(self, run: Run, jobs: Sequence[Job]) -> None:
         """Train the models that the run lacks, and record, in the order of the jobs, how that went."""
         lacking = [(_place(run, job), job) for job in jobs if not _place(run, job).is_dir()]
+        self._say_idle(len(lacking))
         done = self.workers.each(_Train(run.path / "models" / "start", self.threads, self._heard), lacking, name=_name)
         names = {job.name for _, job in lacking}
         for job in jobs:
@@ -68,6 +69,12 @@ class Trainers:
         if not _place(run, job).is_dir():
             _Train(run.path / "models" / "start", self.threads, self.say)((_place(run, job), job), watch=watch)
         record_training(run, job.name, len(job.data), threads=self.threads)
+
+    def _say_idle(self, jobs: int) -> None:
+        """Say what workers would do with cores that one training after another leaves idle."""
+        at_once = min(jobs, cores() // self.threads)
+        if at_once > 1 and isinstance(self.workers, Here) and device().type == "cpu":
+            self.say(f"note: each training takes {self.threads} of {cores()} cores; --workers {at_once} trains {at_once} at once")
 
     @property
     def _heard(self) -> Say | None:

@@ -80,17 +80,18 @@ class Sweep:
         probes: what can be asked at each point.
         exact: compute in float32 throughout.
         workers: who asks; default: this process.
+        compiled: have torch compile the forward pass: half a minute, which long sweeps of some models win back.
         at_once: points that are computed at once; default: what is worth it on this machine, several of a small model on a
             GPU.
     """
 
     def __init__(
         self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False, workers: Workers | None = None,
-        at_once: int | None = None,
+        compiled: bool = False, at_once: int | None = None,
     ) -> None:  # fmt: skip
-        self._at_once = at_once or at_once_of(open_checkpoint(template))
-        self._ask = _Ask(str(template), tuple(probes), exact, self._at_once)
         self._workers = workers or Here()
+        self._at_once = at_once or at_once_of(open_checkpoint(template), self._workers.device)
+        self._ask = _Ask(str(template), tuple(probes), exact, compiled, self._at_once)
         if isinstance(self._workers, Here):
             _ = self.resident  # what cannot be asked is refused before anything is
 
@@ -152,24 +153,27 @@ def _names_of(block: Sequence[Point]) -> str:
 class _Ask:
     """Asks points with a resident model, which it makes where it is called and keeps."""
 
-    def __init__(self, template: str, probes: tuple[Probe, ...], exact: bool, at_once: int) -> None:
-        self._template, self._probes, self._exact, self._at_once = template, probes, exact, at_once
+    def __init__(self, template: str, probes: tuple[Probe, ...], exact: bool, compiled: bool, at_once: int) -> None:
+        self._template, self._probes, self._at_once = template, probes, at_once
+        self._options = {"exact": exact, "compiled": compiled}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "resident"}
 
     @cached_property
     def resident(self) -> Resident:
-        return Resident(self._template, self._probes, exact=self._exact)
+        return Resident(self._template, self._probes, **self._options)
 
     def __call__(self, block: Sequence[Point]) -> list[Answers]:
-        if self._at_once == 1:
-            (point,) = block
+        if self._at_once > 1 and self.resident.can_be_together:
+            places = [partial(self._place, point) for point in block]
+            found = self.resident.logits_together(places, block[0].probes, count=self._at_once)
+            return [_answers(self.resident, point.probes, logits) for point, logits in zip(block, found, strict=True)]
+        answers = []
+        for point in block:
             self._place(point)
-            return [_answers(self.resident, point.probes, self.resident.logits_of(point.probes))]
-        places = [partial(self._place, point) for point in block]
-        found = self.resident.logits_together(places, block[0].probes, count=self._at_once)
-        return [_answers(self.resident, point.probes, logits) for point, logits in zip(block, found, strict=True)]
+            answers.append(_answers(self.resident, point.probes, self.resident.logits_of(point.probes)))
+        return answers
 
     def _place(self, point: Point) -> None:
         self.resident.set_point(

@@ -16,7 +16,6 @@ from fuseforget.knowledge import Measurement, Probe, measure
 from fuseforget.knowledge.probes import in_labels_of, unique_names
 from fuseforget.models import (
     Batch,
-    Classifier,
     describe_cut,
     label_names,
     load_classifier,
@@ -27,7 +26,7 @@ from fuseforget.models import (
     tokenise,
     weight_slots,
 )
-from fuseforget.models.together import Together
+from fuseforget.models.together import Together, works_together
 from fuseforget.sweep.on_device import OnDevice
 
 if TYPE_CHECKING:
@@ -47,18 +46,25 @@ class Resident:
         template: the checkpoint whose architecture and tokenizer are used.
         probes: what to ask at each point.
         exact: compute in float32 throughout.
+        compiled: have torch compile the model's forward pass, which takes its time before the first point.
     """
 
-    def __init__(self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False) -> None:
+    def __init__(
+        self, template: str | Path, probes: Sequence[Probe], *, exact: bool = False, compiled: bool = False
+    ) -> None:  # fmt: skip
         unique_names(probes)
         self._classifier = load_classifier(template)
         self._exact = exact
+        self._forward = _compile(self._classifier.model) if compiled else self._classifier.model
+        self._tokens: dict[str, tuple[list[int], bool]] = {}  # of each text, and whether it was cut
         names = label_names(self._classifier.model)
         self._probes = {probe.name: in_labels_of(probe, str(template), names) for probe in probes}
         self._read: dict[tuple[Texts, ...], _Read] = {}
         self._logits: dict[Texts, Logits] = {}  # of the weights as they are
-        self._planned: dict[str, tuple[InPlace, OnDevice | None]] = {}  # the last points' fusions, by what they are
+        self._on_device: OnDevice | None = None
+        self._planned: dict[str, InPlace] = {}  # the last points' fusions, by what they are
         self._together: Together | None = None
+        self._can_be: bool | None = None
         self._notes: tuple[str, ...] = ()
 
     def set_point(
@@ -74,32 +80,30 @@ class Resident:
             method, base, seed, parameters: as ``fuse`` takes them. A fusion that differs from one of the last in the weights
                 alone is not planned again.
         """
-        read = [file for one in (*endpoints, *([] if base is None else [base])) for file in one.files]
-        # A file that was replaced is another.
-        stored = [(str(file), file.stat().st_ino, file.stat().st_mtime_ns, file.stat().st_size) for file in read]
+        stored = _stored([file for one in (*endpoints, *([] if base is None else [base])) for file in one.files])
         key = repr((stored, method, base is None, seed, sorted((parameters or {}).items())))
-        planned = self._planned.pop(key, None)
-        if planned is None:
+        fusion = self._planned.pop(key, None)
+        if fusion is None:
             models = [one.path for one in endpoints]
             fusion = InPlace(models, method, base=None if base is None else base.path, seed=seed, parameters=parameters)
-            planned = fusion, self._held(endpoints, method)
-        self._planned[key] = planned
+        self._planned[key] = fusion
         while len(self._planned) > PLANNED:
             del self._planned[next(iter(self._planned))]
-        fusion, held = planned
-        targets = self.tensors(_shared(endpoints))
-        if held is not None:
-            held.average_into(targets, weights or (1 / len(endpoints),) * len(endpoints))
-        else:
+        targets = self.tensors([name for name in endpoints[0] if all(name in one.infos for one in endpoints)])
+        if not (method == "average" and self._averaged_there(targets, endpoints, weights)):
             fusion.into(targets, weights)
         self._notes = fusion.notes
 
-    def _held(self, endpoints: Sequence[Checkpoint], method: str) -> OnDevice | None:
-        """The endpoints in a GPU's memory, where points are computed there: averages."""
-        model = self._classifier.model
-        if model.device.type == "cpu" or method != "average":
-            return None
-        return OnDevice(endpoints, list(weight_slots(model, _shared(endpoints))), model.device)
+    def _averaged_there(
+        self, targets: Mapping[str, torch.Tensor], endpoints: Sequence[Checkpoint], weights: Sequence[float] | None
+    ) -> bool:
+        """Set the weights to an average of endpoints that a GPU holds; False on a CPU, and where it cannot hold them."""
+        device = self._classifier.model.device
+        named = {repr(_stored(one.files)): one for one in endpoints}
+        if device.type == "cpu" or len(named) < len(endpoints):
+            return False
+        self._on_device = self._on_device or OnDevice(device)
+        return self._on_device.average_into(targets, named, weights)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -126,10 +130,17 @@ class Resident:
         lacking = tuple(dict.fromkeys(texts for texts in asked.values() if texts not in self._logits))
         if lacking:
             read = self._reading(lacking)
-            found = predict(self._classifier.model, read.batches, exact=self._exact)
+            found = predict(self._forward, read.batches, exact=self._exact)
             for texts in lacking:
                 self._logits[texts] = found[read.rows[texts]]
         return {name: self._logits[texts] for name, texts in asked.items()}
+
+    @property
+    def can_be_together(self) -> bool:
+        """Whether several sets of the model's weights can be computed at once: some operations cannot (vmap)."""
+        if self._can_be is None:
+            self._can_be = works_together(self._classifier)
+        return self._can_be
 
     def logits_together(
         self, places: Sequence[Callable[[], None]], names: Sequence[str], *, count: int
@@ -170,8 +181,18 @@ class Resident:
 
     def _reading(self, asked: tuple[Texts, ...]) -> _Read:
         if asked not in self._read:
-            self._read[asked] = _read(self._classifier, asked)
+            self._read[asked] = self._read_anew(asked)
         return self._read[asked]
+
+    def _read_anew(self, asked: Sequence[Texts]) -> _Read:
+        number = {text: row for row, text in enumerate(dict.fromkeys(text for texts in asked for text in texts))}
+        new = [text for text in number if text not in self._tokens]
+        ids, cut = tokenise(self._classifier, new)
+        self._tokens |= {text: (one, row in cut) for row, (text, one) in enumerate(zip(new, ids, strict=True))}
+        known = [self._tokens[text] for text in number]
+        batches = plan_batches(self._classifier, [one for one, _ in known], {row for row, (_, cut) in enumerate(known) if cut})
+        rows = {texts: np.array([number[text] for text in texts], dtype=np.int64) for texts in asked}
+        return _Read(batches, rows, {texts: sum(self._tokens[text][1] for text in texts) for texts in asked})
 
 
 @dataclass(frozen=True)
@@ -189,14 +210,12 @@ class _Read:
     cut: dict[Texts, int]
 
 
-def _shared(endpoints: Sequence[Checkpoint]) -> list[str]:
-    """The tensors that all endpoints have."""
-    return [name for name in endpoints[0] if all(name in one.infos for one in endpoints)]
+def _stored(files: Sequence[Path]) -> list[tuple[str, int, int, int]]:
+    """What files are: one that was replaced is another."""
+    return [(str(file), (of := file.stat()).st_ino, of.st_mtime_ns, of.st_size) for file in files]
 
 
-def _read(classifier: Classifier, asked: Sequence[Texts]) -> _Read:
-    number = {text: row for row, text in enumerate(dict.fromkeys(text for texts in asked for text in texts))}
-    ids, cut = tokenise(classifier, list(number))
-    rows = {texts: np.array([number[text] for text in texts], dtype=np.int64) for texts in asked}
-    long = {texts: sum(int(row) in cut for row in rows[texts]) for texts in asked} if cut else dict.fromkeys(asked, 0)
-    return _Read(plan_batches(classifier, ids, cut), rows, long)
+def _compile(model: Any) -> Any:
+    import torch
+
+    return torch.compile(model, dynamic=True)

@@ -143,6 +143,8 @@ def _trainer(work: _Work, state: Path, *, bf16: bool) -> Any:
         report_to=[],
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # a process has one: the Trainer would take all, and a mean over unequal shares
     trainer = _trainer_class()(
         work,
         model=training.subject.model,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fuseforget.errors import InputError
 
-__all__ = ["Processes", "is_main", "processes"]
+__all__ = ["Processes", "is_main", "leave", "processes"]
 
 Result = TypeVar("Result")
 # How accelerate launch tells its processes that they are to share the model itself.
@@ -71,6 +71,16 @@ class Processes:
 def is_main() -> bool:
     """Whether this process is the one that prints: the first of those that accelerate launched, or the only one."""
     return not _launched() or os.environ["RANK"] == "0"
+
+
+def leave() -> None:
+    """Take leave of the other processes, once all are done: threads that still listen would end the interpreter badly."""
+    if _launched():
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
 
 
 def processes() -> Processes:

@@ -28,6 +28,13 @@ class Workers(ABC):
 
     count: int
 
+    @property
+    def device(self) -> str:
+        """The kind of device that they compute on: ``cpu`` or ``cuda``."""
+        from fuseforget.models.running import device
+
+        return device().type
+
     @abstractmethod
     def each(
         self, function: Callable[[Item], Result], items: Iterable[Item], *, name: Callable[[Item], str] = str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["be_loud", "say", "take_share"]
+__all__ = ["be_loud", "say", "take_gpu", "take_share"]
 
 _loud = False
 
@@ -23,6 +23,17 @@ def say(line: str) -> None:
         # One write: lines of several processes do not mix.
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+
+
+def take_gpu(number: int) -> None:
+    """See one of the GPUs alone, worker after worker, before anything asks for one; nothing where there are none."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = named.split(",")[number % count]
+        torch.cuda.device_count.cache_clear() if hasattr(torch.cuda.device_count, "cache_clear") else None
 
 
 def take_share(cores: int) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuseforget.errors import InputError
 from fuseforget.workers.parcels import Recent, Work
-from fuseforget.workers.resident import Resident, Setup, facts
+from fuseforget.workers.resident import ARITHMETIC, Resident, Setup, facts
 from fuseforget.workers.team import Died, Seat, Team
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class OnRay(Team):
             raise
         super().__init__([_Post(self._cluster) for _ in range(count)], patience=patience)
 
+    @property
+    def device(self) -> str:
+        return "cuda" if self._cluster.gpus else "cpu"
+
     def nobody(self) -> str:
         return self._cluster.resources()
 
@@ -91,6 +95,7 @@ class _Cluster:
     def __init__(self, ray: ModuleType, address: str, *, loud: bool) -> None:
         self.ray = ray
         self.gpus = 0
+        self._arithmetic = ""  # the first node's
         self.setup: Setup | None = None
         self._parcels: Recent[Any] = Recent()
         self._joined = not ray.is_initialized()
@@ -127,11 +132,13 @@ class _Cluster:
 
     def compare(self, node: str, seen: dict[str, str]) -> None:
         """Raise InputError where a node would not compute the same."""
+        self.seen[ARITHMETIC] = self._arithmetic = self._arithmetic or seen.get(ARITHMETIC, "")
+        where = {ARITHMETIC: "on the first node"}
         for thing, here in self.seen.items():
             if seen.get(thing) != here:
                 raise InputError(
                     f"node {node}",
-                    expected=f"{thing}: {here}, as where the command was given",
+                    expected=f"{thing}: {here}, as {where.get(thing, 'where the command was given')}",
                     found=str(seen.get(thing, "nothing")),
                     action="All nodes need the same versions and code, and the same directories at the same paths.",
                 )

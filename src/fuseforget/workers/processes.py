@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 
 from fuseforget import stopping
 from fuseforget.errors import InputError
-from fuseforget.workers.inside import be_loud, take_share
+from fuseforget.workers.inside import be_loud, take_gpu, take_share
 from fuseforget.workers.parcels import Functions, Recent, Work
 from fuseforget.workers.team import Seat, Team
 
@@ -46,7 +46,7 @@ class Processes(Team):
         from fuseforget.models.running import cores
 
         share = max(1, cores() // count)
-        super().__init__([_Place(share, loud) for _ in range(count)])
+        super().__init__([_Place(share, loud, number) for number in range(count)])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for seat in self.seats:
@@ -56,8 +56,8 @@ class Processes(Team):
 class _Place(Seat):
     """A pool of one process, which starts with its first item."""
 
-    def __init__(self, cores: int, loud: bool) -> None:
-        self._begin = (cores, loud)
+    def __init__(self, cores: int, loud: bool, number: int) -> None:
+        self._begin = (cores, loud, number)
         self._pool: ProcessPoolExecutor | None = None
         self._known: Recent[None] = Recent()
 
@@ -106,12 +106,13 @@ class _Place(Seat):
         pool.shutdown()
 
 
-def _begin(cores: int, loud: bool) -> None:
-    """What a worker does first."""
+def _begin(cores: int, loud: bool, number: int) -> None:
+    """What a worker does first; ``number``: its own, by which it takes its share of the GPUs."""
     signal.signal(signal.SIGINT, _asked)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     be_loud(loud)
+    take_gpu(number)
     take_share(cores)
 
 

@@ -16,6 +16,7 @@ from fuseforget.workers.parcels import Functions
 
 __all__ = ["Resident", "Setup", "facts"]
 
+ARITHMETIC = "what it computes on and in"  # must be the same on all nodes, and may be another where the command was given
 ENVIRONMENT = ("HF_", "TOKENIZERS_", "TRANSFORMERS_")  # variables' beginnings that tell libraries where and how to load
 
 
@@ -48,11 +49,14 @@ def facts(setup: Setup) -> dict[str, str]:
     """What must be the same in the driver and on each node: versions, code, and what is read in the directories."""
     import torch
 
+    from fuseforget.models.running import compute_dtype, device
+
     directory = Path(setup.directory)
     seen = {
         "fuseforget": version("fuseforget"),
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
+        ARITHMETIC: f"{device().type} in {str(compute_dtype()).removeprefix('torch.')}",
         str(directory): "a directory" if directory.is_dir() else "no directory",
     }
     if setup.code is not None:

@@ -183,7 +183,7 @@ class _Round(Generic[Item]):
         while self.free and not stopping.requested():
             try:
                 task = self.line.take(self.head + AHEAD * self.team.count)
-            except BaseException as error:  # comes up at its place, as it would without workers
+            except Exception as error:  # comes up at its place, as it would without workers
                 self._finish(self.line.taken - 1, Outcome(error=error))
                 return
             if task is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fuseforget import stopping
 from fuseforget.data import AttributedExamples
 from fuseforget.erasure import Eraser, Inlp, fit_head, fit_inlp, fit_leace, readable
 from fuseforget.knowledge.fairness import Grouped, fairness
@@ -65,6 +66,7 @@ def erase_attributes(
         lacking = [m for m in METHODS if run.find("answers", seed=seed, model=f"{attribute}-{m}", set="test") is None]
         if not lacking:
             continue
+        stopping.check("a baseline")
         sets = {"train": subsets(attribute, settings.ratio, seed), **{name: splits[name] for name in ("validation", "test")}}
         classifier = load_classifier(model_path(run, seed, attribute))
         batches = {name: encode_batches(classifier, part.examples.texts) for name, part in sets.items()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 
+from fuseforget import stopping
 from fuseforget.data import Canary, Rows, candidates
 from fuseforget.data.canaries import NOWHERE
 from fuseforget.knowledge import Evidence, attacks_for
@@ -32,6 +33,7 @@ def audit_models(shop: Workshop) -> None:
     """Attack the models, and record scores of rows and ranks of canaries; what the run has is not done again."""
     bench = _Bench(shop)
     for name in audited(shop.settings.names):
+        stopping.check("an audited model")
         bench.attack(name)
     if shop.corpus.made.canaries:
         for name in (*shop.settings.names, *audited(shop.settings.names)):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fuseforget import stopping
 from fuseforget.data import Rows
 from fuseforget.leakage.scoring import Scorer
 from fuseforget.models import LanguageModel, load_language_model
@@ -99,6 +100,7 @@ class Workshop:
     ) -> None:
         """Record the energies of a fused model that is not kept; ``own``: see :func:`measure_model`."""
         if self.scorer.lacks(sets, model=name):
+            stopping.check("a model")
             with fused_for_a_while(self.run, parents, method, options) as path:
                 self.scorer.score(partial(load_language_model, path), sets, model=name)
         measure_model(self.run, self.settings, name, own)

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from fuseforget import stopping
 from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.data import Examples, ShortcutData
 from fuseforget.fisher import diagonal_fisher
@@ -43,6 +44,7 @@ def forecast_pairs(run: Run, settings: ShortcutStudy, data: Mapping[str, Shortcu
         if own and model == rule:
             return kept(model)
         say(f"Fisher of {model} on {rule}")
+        stopping.check("the forecasts so far")
         texts = _some(data[rule], settings.seed)
         return diagonal_fisher(run.path / "models" / model, texts.texts, texts.labels)
 
