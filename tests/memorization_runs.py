@@ -24,6 +24,8 @@ from fuseforget.studies.memorization import (
     settings_for,
 )
 from fuseforget.studies.memorization.base import BaseSettings, pretrain_base
+from fuseforget.studies.memorization.models import REFERENCE
+from fuseforget.studies.memorization.workshop import Workshop
 from fuseforget.train import TrainSettings
 
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
@@ -89,15 +91,29 @@ def finish(home: Path) -> Finished:
     """Make the run: asked for some, then for all parts."""
     settings, said, read = settings_of(*make_inputs(home)), [], Counter()
 
+    bases, load, model = [], scoring.load_language_model, Workshop.model
+
+    def loaded(path):
+        lm = load(path)
+        bases.extend([lm] if Path(path) == Path(settings.base) else [])
+        return lm
+
+    def opened(shop, name):
+        lm = model(shop, name)
+        bases.extend([lm] if name == REFERENCE else [])
+        return lm
+
     def counted(kind, function):
         def call(lm, *arguments, **options):
-            read[kind, "base" if Path(lm.source) == Path(settings.base) else "another"] += 1
+            read[kind, "base" if any(lm is one for one in bases) else "another"] += 1
             return function(lm, *arguments, **options)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
         short_canaries(patch)
+        patch.setattr(scoring, "load_language_model", loaded)
+        patch.setattr(Workshop, "model", opened)
         patch.setattr(scoring, "energies", counted("energies", scoring.energies))
         patch.setattr(audit, "token_scores", counted("tokens", audit.token_scores))
         with patch.context() as without:

@@ -41,7 +41,7 @@ def command(
     Several processes train one model when `accelerate launch -m fuseforget train ...` launches them.
     """
     from fuseforget.train import train
-    from fuseforget.train.processes import is_main, leave
+    from fuseforget.train.processes import is_main
 
     say = progress_lines() if is_main() else _silent
     result = train(
@@ -49,7 +49,6 @@ def command(
         batch_size=batch_size, token_budget=token_budget, precision=precision, seed=seed, init_seed=init_seed,
         parts=part or (), schedule=schedule, overwrite=overwrite, say=say,
     )  # fmt: skip
-    leave()
     if not is_main():
         return
     if as_json:

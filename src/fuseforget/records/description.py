@@ -43,6 +43,8 @@ def refuse_foreign(path: Path) -> None:
         raise InputError(str(path), expected="a directory for the run", found="a file")
     if not path.is_dir() or (path / DESCRIPTION).is_file():
         return
-    # A run that was killed before it could say what it is has these.
-    if any(item.name not in (LOCK, Path(DESCRIPTION).with_suffix(".partial").name) for item in path.iterdir()):
+    # A run that was killed before it could say what it is has a lock, in which stands who held it.
+    lock = path / LOCK
+    ours = lock.is_file() and lock.read_bytes()[:8] in (b"", b"process ")
+    if any(path.iterdir()) and not ours:
         raise InputError(str(path), expected="a new directory, or a run to resume", found="a directory with other files")

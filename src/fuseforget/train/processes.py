@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from fuseforget.errors import InputError
 
-__all__ = ["Processes", "is_main", "leave", "processes"]
+__all__ = ["Processes", "is_main", "processes"]
 
 Result = TypeVar("Result")
 # How accelerate launch tells its processes that they are to share the model itself.
@@ -73,14 +75,12 @@ def is_main() -> bool:
     return not _launched() or os.environ["RANK"] == "0"
 
 
-def leave() -> None:
-    """Take leave of the other processes, once all are done: threads that still listen would end the interpreter badly."""
-    if _launched():
-        from torch import distributed
+@cache
+def _leave_at_exit() -> None:
+    """Have the process take leave of the others before it ends: threads that still listen would end it with an abort."""
+    from torch import distributed
 
-        if distributed.is_initialized():
-            distributed.barrier()
-            distributed.destroy_process_group()
+    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
 
 
 def processes() -> Processes:
@@ -103,6 +103,7 @@ def processes() -> Processes:
     from accelerate import PartialState  # type: ignore[import-untyped]
 
     state = PartialState(cpu=not torch.cuda.is_available())
+    _leave_at_exit()
     return Processes(state.process_index, state.num_processes)
 
 
