@@ -20,7 +20,7 @@ import pytest
 from parsing import UsageError, parameters_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md")
+PAGES = ("README.md", "docs/scale.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md")
 TOLERANCE = 0.05
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLAIN_BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
