@@ -202,16 +202,16 @@ def kill_worker(bench: Bench, out: Path) -> list[Record]:
 def kill_on_ray(bench: Bench, out: Path, *, node: bool) -> list[Record]:
     """A worker, or a whole node, of a cluster of two nodes on this machine."""
     require_option("--ray")
-    with cluster() as (address, second):
+    with cluster() as (address, kill_second):
         process = bench.begin(out, "--ray", address, "--workers", "2")
         found: list[int] = []
         while not (found and kept(out)) and wait_for(process, 0.05):
-            found = [pid for pid in descendants(os.getpid()) if words_of(pid).startswith("ray::") and "IDLE" not in words_of(pid)]
+            found = [pid for pid in descendants(os.getpid()) if words_of(pid).startswith("ray::Resident")]
         if not found:
             raise RuntimeError("no worker to kill: give more --steps")
         before = kept(out)
         if node:
-            second.kill_raylet(allow_graceful=False)
+            kill_second()
         else:
             os.kill(bench.draw.choice(found), signal.SIGKILL)
         if process.wait() != 0:

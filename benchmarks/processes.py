@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
 def descendants(root: int) -> list[int]:
@@ -32,12 +31,13 @@ def words_of(pid: int) -> str:
 
 
 @contextmanager
-def cluster() -> Iterator[tuple[str, Any]]:
-    """The address of a cluster of two nodes with a core each, and the second node."""
+def cluster() -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a cluster of two nodes with a core each, and what kills the one that no driver is on."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        yield made.address, made.add_node(num_cpus=1)
+        second = made.add_node(num_cpus=1)
+        yield made.address, lambda: made.remove_node(second, allow_graceful=False)
     finally:
         made.shutdown()
