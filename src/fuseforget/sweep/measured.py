@@ -9,7 +9,7 @@ from fuseforget.knowledge import Measurement
 from fuseforget.records import Record, Run, encode_values
 from fuseforget.sweep.resident import Resident
 
-__all__ = ["label_of", "measurement_fields", "record_missing"]
+__all__ = ["label_of", "measurement_fields", "record_missing", "record_one"]
 
 Say = Callable[[str], None]
 
@@ -21,12 +21,20 @@ def label_of(where: Mapping[str, Any]) -> str:
 
 def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: Say, **where: Any) -> None:
     """Measure and record, at the resident weights, the probes that the run does not have yet for ``where``."""
-    for name in probes:
-        if run.find("measurement", probe=name, **where) is None:
-            measurement = resident.ask(name)
-            run.add("measurement", **where, **measurement_fields(measurement), cut=resident.cut(name))
-            note = resident.describe_cut(name)
-            say(f"{label_of(where)}: {name} {measurement.interval.value:.3f}{note and f', {note}'}")
+    if any(run.find("measurement", probe=name, **where) is None for name in probes):
+        for name, logits in resident.logits_of(probes).items():
+            record_one(run, where, resident.judge(name, logits), resident.cut(name), resident.describe_cut(name), say=say)
+
+
+def record_one(run: Run, where: Mapping[str, Any], measurement: Measurement, cut: int, note: str, *, say: Say) -> None:
+    """Record a measurement that the run does not have yet for ``where``.
+
+    Args:
+        cut: how many texts were longer than the model can read, and ``note``, the same in words.
+    """
+    if run.find("measurement", probe=measurement.probe, **where) is None:
+        run.add("measurement", **where, **measurement_fields(measurement), cut=cut)
+        say(f"{label_of(where)}: {measurement.probe} {measurement.interval.value:.3f}{note and f', {note}'}")
 
 
 def measurement_fields(measurement: Measurement) -> Record:

@@ -13,7 +13,7 @@ from fuseforget.checkpoint import open_checkpoint
 from fuseforget.knowledge import Measurement, Probe
 from fuseforget.models.together import at_once as at_once_of
 from fuseforget.records import Run
-from fuseforget.sweep.measured import label_of, measurement_fields
+from fuseforget.sweep.measured import label_of, record_one
 from fuseforget.sweep.resident import Logits, Resident
 from fuseforget.workers import Here, Workers
 
@@ -131,10 +131,8 @@ def lacking(run: Run, points: Iterable[Point]) -> list[Point]:
 
 def record_answers(run: Run, point: Point, answers: Answers, *, say: Say) -> None:
     """Record the measurements of a point that the run does not have yet."""
-    for name, answer in answers.by_probe.items():
-        if run.find("measurement", probe=name, **point.where) is None:
-            run.add("measurement", **point.where, **measurement_fields(answer.measurement), cut=answer.cut)
-            say(f"{name_of(point)}: {name} {answer.measurement.interval.value:.3f}{answer.note and f', {answer.note}'}")
+    for answer in answers.by_probe.values():
+        record_one(run, point.where, answer.measurement, answer.cut, answer.note, say=say)
 
 
 def _blocks(points: Sequence[Point], size: int) -> Iterator[list[Point]]:

@@ -95,7 +95,7 @@ def processes() -> Processes:
                 "accelerate's configuration",
                 expected="processes that each hold the whole model",
                 found=f"{what}, which divides it over them",
-                action="Launch with --multi_gpu, or with --cpu and --num_processes.",
+                action="Launch with --multi_gpu and --num_processes.",
             )
     if not _launched():
         return Processes()

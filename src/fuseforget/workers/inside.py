@@ -33,7 +33,6 @@ def take_gpu(number: int) -> None:
     if count > 1:
         named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         os.environ["CUDA_VISIBLE_DEVICES"] = named.split(",")[number % count]
-        torch.cuda.device_count.cache_clear() if hasattr(torch.cuda.device_count, "cache_clear") else None
 
 
 def take_share(cores: int) -> None:
