@@ -48,7 +48,7 @@ def other(tmp_path):
 def test_a_second_training_of_the_same_model_is_refused_with_who_holds_it(bert, tmp_path, other, monkeypatch):
     monkeypatch.setattr(lock, "PATIENCE", 0.2)
     start = bert("start")
-    with pytest.raises(InputError, match=rf"found process {other.pid} on {socket.gethostname()}\."):
+    with pytest.raises(InputError, match=rf"found process {other.pid} on {socket.gethostname()} since 20.*: "):
         fine_tune(start, labelled(30), tmp_path / "m", THREE)
     assert fine_tune(start, labelled(30), tmp_path / "n", THREE).epochs == 3
 

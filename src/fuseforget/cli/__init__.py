@@ -79,7 +79,7 @@ def _finishing(arguments: Sequence[str]) -> AbstractContextManager[None]:
 
 
 def _say_how_to_go_on(error: Stopped) -> None:
-    from fuseforget.records import command_line
+    from fuseforget.locks import command_line
 
     print(f"{error.thing}; what is finished is kept. The same command goes on:\n{command_line()}", file=sys.stderr)
 

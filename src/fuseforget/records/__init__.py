@@ -8,7 +8,6 @@ dropped when the run is opened again, and a line that was damaged later is refus
 from fuseforget.records.code import changed_code, code_sha256, versions
 from fuseforget.records.description import read_run
 from fuseforget.records.facts import add_timing, facts
-from fuseforget.records.holding import command_line
 from fuseforget.records.run import MemoryRun, Record, Run, read_records, run_or_memory
 from fuseforget.records.values import decode_values, encode_values
 
@@ -19,7 +18,6 @@ __all__ = [
     "add_timing",
     "changed_code",
     "code_sha256",
-    "command_line",
     "decode_values",
     "encode_values",
     "facts",

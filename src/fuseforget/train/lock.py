@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from fuseforget.errors import InputError, OutputError
+from fuseforget.locks import holder, is_named
 
 __all__ = ["held"]
 
@@ -46,17 +46,17 @@ def _take(file: Path, deadline: float) -> int:
     """Open and lock the file, and write into it who has it."""
     while True:
         lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        if _try_lock(lock) and _is_named(lock, file):
+        if _try_lock(lock) and is_named(lock, file):
             os.truncate(lock, 0)
-            os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(lock, holder().encode())
             return lock
-        holder = os.read(lock, 1000).decode(errors="replace")
+        found = os.read(lock, 1000).decode(errors="replace")
         os.close(lock)
         if time.monotonic() > deadline:
             raise InputError(
                 str(file),
                 expected="no other process that trains this model",
-                found=holder or "one that has not said who it is",
+                found=found or "one that has not said who it is",
                 action="Wait for it, or end it: what it has finished is gone on from.",
             )
         time.sleep(PAUSE)
@@ -68,11 +68,3 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_named(descriptor: int, file: Path) -> bool:
-    """Whether an open file is still the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
