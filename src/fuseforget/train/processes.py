@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,13 @@ def _leave_at_exit() -> None:
     """Have the process take leave of the others before it ends: threads that still listen would end it with an abort."""
     from torch import distributed
 
-    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
+    def leave() -> None:
+        gc.collect()  # a model that was divided keeps the group, and its threads, in a cycle
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        gc.collect()
+
+    atexit.register(leave)
 
 
 def processes() -> Processes:
