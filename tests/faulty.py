@@ -60,14 +60,16 @@ def prepare(home: Path) -> None:
 
 
 def train(start: Path, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Fine-tune the start until it knows what the probes ask."""
+    """Fine-tune the start until it knows what the probes ask: with one thread, in whatever process, for its last bits depend on them."""
     from fuseforget.data import Examples
+    from fuseforget.models.running import intra_op
     from fuseforget.train import TrainSettings
     from fuseforget.train.trainer import fine_tune
 
     given, labels = texts(9, 128)
     settings = TrainSettings(max_epochs=3, min_epochs=3, learning_rate=1e-2, batch_size=8)
-    fine_tune(start, Examples(tuple(given), tuple(labels), ("no", "yes")), out, settings, say=say)
+    with intra_op(1):
+        fine_tune(start, Examples(tuple(given), tuple(labels), ("no", "yes")), out, settings, say=say)
 
 
 def nothing() -> None:
