@@ -60,7 +60,7 @@ def prepare(home: Path) -> None:
 
 
 def train(start: Path, out: Path, say: Callable[[str], None] = lambda line: None) -> None:
-    """Fine-tune the start until it knows what the probes ask: with one thread, in whatever process, for its last bits depend on them."""
+    """Fine-tune the start until it knows what the probes ask; with one thread wherever it is: the last bits depend on it."""
     from fuseforget.data import Examples
     from fuseforget.models.running import intra_op
     from fuseforget.train import TrainSettings

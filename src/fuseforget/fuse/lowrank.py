@@ -27,7 +27,7 @@ from fuseforget.checkpoint import (
 from fuseforget.errors import InputError
 from fuseforget.fuse.manifest import Fused, Hashing, manifest_of, require_hashes
 from fuseforget.fuse.plan import Plan, TensorPlan
-from fuseforget.methods import fuse_in_memory
+from fuseforget.methods import fuse_in_memory, survey_in_memory
 from fuseforget.methods.rounding import narrow
 
 if TYPE_CHECKING:
@@ -74,9 +74,10 @@ def fuse_adapters(plan: Plan, out: Path, *, overwrite: bool = False) -> Fused:
     tensors: dict[str, torch.Tensor] = {}
     cuts: list[Truncation] = []
     with plan.files, atomic_directory(out, overwrite=overwrite, inputs=plan.inputs) as partial, Hashing(plan) as hashing:
+        known = _survey(plan, adapters)
         for tensor in plan.tensors:
             if any(tensor.spec.name in adapter.low_rank for adapter in adapters):
-                a, b, cut = _fuse_matrix(plan, tensor, adapters, rank)
+                a, b, cut = _fuse_matrix(plan, tensor, adapters, rank, known)
                 tensors |= _named(tensor.spec.name, a, b, adapters)
                 cuts.append(cut)
             elif any(tensor.spec.name in adapter.whole for adapter in adapters):
@@ -113,14 +114,27 @@ def _require_adapters(plan: Plan, rank: int | None) -> list[Adapter]:
     return adapters
 
 
+def _survey(plan: Plan, adapters: Sequence[Adapter]) -> tuple[float, ...]:
+    """What the method has to know of all matrices before the first is fused."""
+    if plan.method.survey is None:
+        return ()
+    found = []
+    for tensor in plan.tensors:
+        if tensor.method is not None and any(tensor.spec.name in adapter.low_rank for adapter in adapters):
+            models, base = _whole_models(plan, tensor, adapters)
+            values = _values(tensor)
+            found.append(survey_in_memory(tensor.method, models, tensor.weights, base=base, name=tensor.spec.name, **values))
+    return tuple(map(math.fsum, zip(*found, strict=True)))
+
+
 def _fuse_matrix(
-    plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter], rank: int | None
+    plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter], rank: int | None, known: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, Truncation]:
     """The factors ``A`` and ``B`` of the fused change (scale one), as adapters store them, and what the cut lost."""
     parts = [adapter.low_rank.get(tensor.spec.name) for adapter in adapters]
     if plan.method.name in SUMS:
         return _sum(plan, tensor, parts, rank)
-    return _cut_fused(plan, tensor, adapters, parts, rank)
+    return _cut_fused(plan, tensor, adapters, rank, known)
 
 
 def _sum(
@@ -142,28 +156,41 @@ def _sum(
 
 
 def _cut_fused(
-    plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter], parts: Sequence[LowRank | None], rank: int | None
+    plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter], rank: int | None, known: tuple[float, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, Truncation]:
     import torch
 
     assert rank is not None  # checked
     assert tensor.method is not None
-    present = next(part for part in parts if part is not None)
+    models, base = _whole_models(plan, tensor, adapters)
+    fused = fuse_in_memory(
+        tensor.method, models, tensor.weights, base=base, name=tensor.spec.name, seed=plan.recipe.seed, survey=known or None,
+        **_values(tensor),
+    )  # fmt: skip
+    fused = fused - base
+    present = [adapter.low_rank[tensor.spec.name] for adapter in adapters if tensor.spec.name in adapter.low_rank]
+    u, s, vt = torch.linalg.svd(fused.T if present[0].transposed else fused, full_matrices=False)
+    return _cut(tensor.spec.name, u, s, vt, rank)
+
+
+def _whole_models(plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """A matrix of the base with each adapter's change, and without one, in float64."""
     base = _base_value(adapters[0].base, tensor.spec.name).double()
     models = []
-    for part in parts:
+    for adapter in adapters:
+        part = adapter.low_rank.get(tensor.spec.name)
         if part is None:
             models.append(base)
             continue
         product = _value(plan, part.b) @ _value(plan, part.a) * part.scale
         models.append(base + (product.T if part.transposed else product))
-    values = {p.name: tensor.arguments[p.argument] for p in tensor.method.parameters}
-    fused = fuse_in_memory(
-        tensor.method, models, tensor.weights, base=base, name=tensor.spec.name, seed=plan.recipe.seed, **values
-    )  # fmt: skip
-    fused = fused - base
-    u, s, vt = torch.linalg.svd(fused.T if present.transposed else fused, full_matrices=False)
-    return _cut(tensor.spec.name, u, s, vt, rank)
+    return models, base
+
+
+def _values(tensor: TensorPlan) -> dict[str, Any]:
+    """The method's parameters as they are given."""
+    assert tensor.method is not None
+    return {p.name: tensor.arguments[p.argument] for p in tensor.method.parameters}
 
 
 def _cut(

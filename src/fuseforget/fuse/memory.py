@@ -43,7 +43,8 @@ def _buffers(plan: Plan) -> int:
 
 def _panels(tensor: TensorPlan, method: Method) -> int:
     """The most bytes that a matrix in panels takes: matrices of its side, and a panel at work."""
-    rows, columns = tensor.spec.shape[:: -1 if method.transposes(tensor.spec.shape, tensor.arguments) else 1]
+    shape = method.matrix_shape(tensor.spec.shape)
+    rows, columns = shape[:: -1 if method.transposes(shape, tensor.arguments) else 1]
     values = min(rows, panel_rows(columns)) * columns
     # As read, widened, differences; and, in float64, what is multiplied, its rounding errors, and the result.
     each = sum(DTYPES[source.dtype].nbytes + 2 * compute_bytes(tensor) for source in tensor.all_sources) + 6 * 8

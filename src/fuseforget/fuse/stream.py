@@ -7,7 +7,8 @@ gets from passes of the same kind. Memory is a few blocks a thread, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,14 +19,18 @@ from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.sources import as_bytes
 from fuseforget.fuse.streamed import Streamed, require_finite
 from fuseforget.fuse.workers import Progress, Workers
+from fuseforget.methods import Surveyed
 from fuseforget.methods.combination import Combination
-from fuseforget.methods.group import BLOCK, SPAN, FuseBlock, Range
+from fuseforget.methods.group import BLOCK, SPAN, FuseBlock, Range, row_length
 from fuseforget.methods.rounding import narrow
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Outputs", "stream"]
+
+
+KEPT = 1 << 28  # bytes of what surveys found that are held until the tensors are fused; the rest is computed again
 
 
 class Outputs(Protocol):
@@ -48,8 +53,9 @@ def stream(plan: Plan, outputs: Outputs, *, device: str = "cpu", progress: Progr
     with ThreadPoolExecutor(threads(), "fuse") as pool:
         run = Workers(plan, pool, device, progress)
         try:
+            surveys = _Surveys(run)
             for tensor in plan.tensors:
-                _fuse_tensor(run, tensor, outputs)
+                _fuse_tensor(run, tensor, outputs, surveys)
             run.finish()
         except BaseException:
             run.cancel()
@@ -58,7 +64,40 @@ def stream(plan: Plan, outputs: Outputs, *, device: str = "cpu", progress: Progr
             run.restore_threads()
 
 
-def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs) -> None:
+class _Surveys:
+    """What the method has to know of all tensors before the first is fused, added up in their order; of some, all it found."""
+
+    def __init__(self, run: Workers) -> None:
+        numbers, room = [], KEPT
+        self._kept: dict[str, Surveyed] = {}
+        for tensor in run.plan.tensors:
+            if tensor.method is None or tensor.method.survey is None or 0 in tensor.spec.shape:
+                continue
+            found = self._survey(tensor.method.survey, tensor, Streamed(tensor, run), run)
+            numbers.append(found.numbers)
+            if found.nbytes <= room:
+                self._kept[tensor.spec.name] = found
+                room -= found.nbytes
+            run.done(tensor.nbytes_to_read // 2)
+        self._sums = tuple(map(math.fsum, zip(*numbers, strict=True)))
+
+    def function(self, tensor: TensorPlan, group: Streamed, run: Workers) -> FuseBlock:
+        """What fuses the blocks of a tensor; what was found is let go."""
+        assert tensor.method is not None
+        if tensor.method.survey is None:
+            function: FuseBlock = tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
+            return function
+        found = self._kept.pop(tensor.spec.name, None) or self._survey(tensor.method.survey, tensor, group, run)
+        return found.function(self._sums)
+
+    @staticmethod
+    def _survey(survey: Callable[..., Surveyed], tensor: TensorPlan, group: Streamed, run: Workers) -> Surveyed:
+        if group.panels:
+            run.all_threads()
+        return survey(group, weight=tensor.weights, **tensor.arguments)
+
+
+def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs, surveys: _Surveys) -> None:
     if tensor.method is None:
         _copy_integers(run, tensor, outputs)
         return
@@ -67,7 +106,7 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs) -> None:
         return
     if group.panels:
         run.all_threads()
-    function = tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
+    function = surveys.function(tensor, group, run)
     stored = group.stored
 
     def write(span: Sequence[Range]) -> None:
@@ -77,7 +116,8 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs) -> None:
             _write(group, function, span, tensor.spec, outputs, finite=not run.plan.recipe.allow_nonfinite)
 
     spans = group.spans()
-    share = tensor.nbytes_to_read / group.numel
+    # Of a tensor that was surveyed, half of the work is done.
+    share = tensor.nbytes_to_read / group.numel / (1 if tensor.method.survey is None else 2)
     for span in spans:
         nbytes = round(share * (span[-1][1] - span[0][0]))
         if group.panels:
@@ -93,7 +133,7 @@ def _write_columns(outputs: Outputs, spec: TensorSpec, first: int, columns: torc
 
     # A clone, since the transpose of a single column counts as contiguous whatever its strides.
     for row, values in enumerate(columns.T.clone(memory_format=torch.contiguous_format)):
-        outputs.write(spec, row * spec.shape[1] + first, as_bytes(values))
+        outputs.write(spec, row * row_length(spec.shape) + first, as_bytes(values))
 
 
 def _write(

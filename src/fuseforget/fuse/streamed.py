@@ -40,6 +40,7 @@ class Streamed(Group):
         self._tensor, self._run = tensor, run
         if tensor.method is not None and tensor.method.in_panels(self.shape):
             self.panels, self.transposed = True, tensor.method.transposes(self.shape, tensor.arguments)
+            self.shape = tensor.method.matrix_shape(self.shape)
         self.stored = None if self.panels or run.device != "cpu" else stored_group(tensor, run.scratch)
         # Inner products are not read in blocks, but as companions.
         beside = [s for s in tensor.statistics if s.shape == self.shape and not self.panels]

@@ -10,15 +10,28 @@ import difflib
 
 from fuseforget.errors import InputError
 from fuseforget.methods.arcee import arcee_fusion
-from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory
+from fuseforget.methods.consensus import consensus, spectral_consensus, survey_spectrum
+from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory, survey_in_memory
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
-from fuseforget.methods.method import Method, Parameter, Value
+from fuseforget.methods.method import Method, Parameter, Surveyed, Value
 from fuseforget.methods.regmean import regmean
 from fuseforget.methods.spectral import iso_c, tsv_m
 from fuseforget.methods.sphere import karcher, model_stock, multislerp, nuslerp, slerp
 from fuseforget.methods.task_vectors import breadcrumbs, breadcrumbs_ties, dare_linear, dare_ties, della, della_linear, sce, ties
 
-__all__ = ["METHODS", "Block", "Group", "InMemory", "Method", "Parameter", "Value", "fuse_in_memory", "get_method"]
+__all__ = [
+    "METHODS",
+    "Block",
+    "Group",
+    "InMemory",
+    "Method",
+    "Parameter",
+    "Surveyed",
+    "Value",
+    "fuse_in_memory",
+    "get_method",
+    "survey_in_memory",
+]
 
 LAMBDA = Parameter("lambda", 1.0, "scale of the fused change")
 DENSITY = Parameter("density", 1.0, "share of each task vector that is kept", 0, 1, per_model=True)
@@ -164,6 +177,21 @@ METHODS = {
             "iso_c", iso_c, "sum of task vectors with all singular values made equal",
             "Marczak et al. 2025 (arXiv 2502.04959)", base="required", default_weight="sum", whole="shorter", squares=3,
             parameters=(LAMBDA,),
+        ),
+        Method(
+            "consensus", consensus, "the average, or what every model has at least: smallest changes where signs agree",
+            "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex",
+            parameters=(Parameter("forget", 1.0, "from the average, 0, to what all models have, 1", 0, 1), LAMBDA),
+        ),
+        Method(
+            "spectral_consensus", spectral_consensus, "mean change of each matrix without what the models disagree about",
+            "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
+            kernels=True, survey=survey_spectrum,
+            parameters=(
+                Parameter("forget", 0.99, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
+                LAMBDA,
+                Parameter("embeddings", False, "filter tables of tokens and positions too"),
+            ),
         ),
         Method(
             "negmerge", negmerge, "unlearning: take from the base what all models changed in one direction",

@@ -12,7 +12,7 @@ import copy
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,7 @@ __all__ = [
     "fuse_in_memory",
     "panel_rows",
     "row_length",
+    "survey_in_memory",
     "weighted_sum",
 ]
 
@@ -290,9 +291,14 @@ def fuse_in_memory(
     name: str = "",
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    survey: tuple[float, ...] | None = None,
     **values: Any,
 ) -> torch.Tensor:
-    """Fuse tensors that are in memory: the same numbers as the engine's, in the compute dtype and the tensors' shape."""
+    """Fuse tensors that are in memory: the same numbers as the engine's, in the compute dtype and the tensors' shape.
+
+    Args:
+        survey: of a method that has one: its sums over all tensors of a model; default: of this tensor alone.
+    """
     import torch
 
     method.check_models(len(models))
@@ -300,22 +306,51 @@ def fuse_in_memory(
     if method.statistics and len(statistics) != len(models):
         raise InputError(f"method {method.name}", expected=f"{method.statistics} for each model", found=str(len(statistics)))
     arguments = method.arguments(values, len(models))
-    shape = models[0].shape
-    transposed = method.transposes(shape, arguments)
-    group = InMemory(
-        models, base, statistics, name=name, seed=seed, dtype=dtype, whole_rows=method.rows,
-        panels=method.in_panels(shape), transposed=transposed,
-    )  # fmt: skip
-    share = 1.0 if method.default_weight == "sum" else 1 / len(models)
-    weights = [share] * len(models) if weight is None else list(weight)
+    group = _in_memory(method, models, base, arguments, statistics, name=name, seed=seed, dtype=dtype)
+    arguments["weight"] = _weights(method, models, weight)
     fused = torch.empty(group.numel, dtype=group.dtype, device=models[0].device)
     if group.numel:
-        function = method.function(group, weight=tuple(weights), **arguments)
-        for span in group.spans():
-            for block in group.load(span):
-                values_of_block = function(block)
-                fused[block.start : block.start + values_of_block.numel()] = values_of_block
-    return fused.view(group.shape).T.contiguous() if transposed else fused.view(shape)
+        if method.survey is not None:
+            made = method.survey(group, **arguments)
+            function = made.function(survey or made.numbers)
+        else:
+            function = method.function(group, **arguments)
+        for block in group.blocks():
+            values_of_block = function(block)
+            fused[block.start : block.start + values_of_block.numel()] = values_of_block
+    shape = models[0].shape
+    return fused.view(group.shape).T.reshape(shape) if group.transposed else fused.view(shape)
+
+
+def survey_in_memory(
+    method: Method, models: Sequence[torch.Tensor], weight: Sequence[float] | None = None, *,
+    base: torch.Tensor | None = None, name: str = "", **values: Any,
+) -> tuple[float, ...]:  # fmt: skip
+    """What a method that surveys all tensors is to know of this one; nothing of a tensor without values."""
+    arguments = method.arguments(values, len(models))
+    group = _in_memory(method, models, base, arguments, name=name)
+    if method.survey is None or not group.numel:
+        return ()
+    return method.survey(group, weight=_weights(method, models, weight), **arguments).numbers
+
+
+def _in_memory(
+    method: Method, models: Sequence[torch.Tensor], base: torch.Tensor | None, arguments: Mapping[str, Any],
+    statistics: Sequence[torch.Tensor] = (), **options: Any,
+) -> InMemory:  # fmt: skip
+    """The group as the method is given it."""
+    shape = models[0].shape
+    matrix = method.matrix_shape(shape)
+    shaped = [model.reshape(matrix) for model in models], None if base is None else base.reshape(matrix)
+    return InMemory(
+        *shaped, statistics, whole_rows=method.rows, panels=method.in_panels(shape),
+        transposed=method.transposes(shape, arguments), **options,
+    )  # fmt: skip
+
+
+def _weights(method: Method, models: Sequence[torch.Tensor], weight: Sequence[float] | None) -> tuple[float, ...]:
+    share = 1.0 if method.default_weight == "sum" else 1 / len(models)
+    return (share,) * len(models) if weight is None else tuple(weight)
 
 
 def weighted_sum(parts: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -6,13 +6,14 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fuseforget.errors import InputError
 
-__all__ = ["Method", "Parameter", "Value"]
+__all__ = ["Method", "Parameter", "Surveyed", "Value"]
 
 Value = float | int | bool
+LARGEST_KERNEL = 32  # of a convolution; a third dimension beyond it is another thing (experts side by side)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,24 @@ class Parameter:
         return int(number) if whole else number
 
 
+class Surveyed(Protocol):
+    """What a method found out about one tensor before it fuses any.
+
+    Attributes:
+        numbers: what is added up over all tensors.
+        nbytes: of memory that it holds.
+    """
+
+    @property
+    def numbers(self) -> tuple[float, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def function(self, survey: Sequence[float]) -> Callable[[Any], Any]:
+        """From the sums over all tensors, what fuses a block: so that nothing is computed again."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of methods.
@@ -87,6 +106,9 @@ class Method:
         whole: which side of a matrix it holds the inner products of (``shorter``, ``inputs``), so that memory grows with its
             square; empty for methods that hold blocks alone.
         squares: how many matrices of that side it holds at once, in float64, work space of decompositions included.
+        kernels: whether a convolution is a matrix to it too, of outputs x (inputs x kernel).
+        survey: ``(group, *, weight, **parameters) -> Surveyed`` where it has to know of all tensors before it fuses the first:
+            its function is then given the sums of their numbers over all tensors of the fusion, as ``survey``.
         rows: whether whole rows (output units) must be held at once.
         random: whether a seed changes the result.
     """
@@ -103,6 +125,8 @@ class Method:
     statistics: str = ""
     whole: Literal["", "shorter", "inputs"] = ""
     squares: int = 0
+    kernels: bool = False
+    survey: Callable[..., Surveyed] | None = None
     rows: bool = False
     random: bool = False
 
@@ -133,13 +157,19 @@ class Method:
 
     def in_panels(self, shape: Sequence[int]) -> bool:
         """Whether a tensor is fused in panels: by products of matrices, in one thread that uses all cores."""
-        return bool(self.whole) and len(shape) == 2 and math.prod(shape) > 0
+        return bool(self.whole) and len(self.matrix_shape(shape)) == 2 and math.prod(shape) > 0
+
+    def matrix_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape that a tensor has to it: a convolution's first dimension is that of the outputs."""
+        is_kernel = self.kernels and len(shape) > 2 and max(shape[2:]) <= LARGEST_KERNEL
+        return (shape[0], math.prod(shape[1:])) if is_kernel else tuple(shape)
 
     def transposes(self, shape: Sequence[int], arguments: Mapping[str, Any]) -> bool:
         """Whether it is given a matrix transposed, so that the columns are the side whose inner products it holds."""
         if not self.in_panels(shape):
             return False
-        return bool(arguments["input_first"]) if self.whole == "inputs" else shape[0] < shape[1]
+        rows, columns = self.matrix_shape(shape)
+        return bool(arguments["input_first"]) if self.whole == "inputs" else rows < columns
 
     def parameter(self, name: str) -> Parameter:
         """Return a parameter by name, or raise InputError with the nearest one."""
