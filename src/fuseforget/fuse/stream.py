@@ -93,7 +93,7 @@ class _Surveys:
     @staticmethod
     def _survey(survey: Callable[..., Surveyed], tensor: TensorPlan, group: Streamed, run: Workers) -> Surveyed:
         if group.panels:
-            run.all_threads()
+            run.threads_for(group.numel)
         return survey(group, weight=tensor.weights, **tensor.arguments)
 
 
@@ -105,7 +105,7 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs, surveys: _S
     if group.numel == 0:
         return
     if group.panels:
-        run.all_threads()
+        run.threads_for(group.numel)
     function = surveys.function(tensor, group, run)
     stored = group.stored
 

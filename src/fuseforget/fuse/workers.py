@@ -18,6 +18,7 @@ __all__ = ["Progress", "Workers"]
 T = TypeVar("T")
 Progress = Callable[[int], None]
 AHEAD = 4  # spans a thread has waiting
+LARGE = 1 << 20  # values of a matrix from which on a second core is of use to its products
 
 
 class Workers:
@@ -45,12 +46,12 @@ class Workers:
             torch.set_num_threads(1)
         self._alone.set = True
 
-    def all_threads(self) -> None:
-        """Have torch use all cores in this thread: for a decomposition, which is one call."""
+    def threads_for(self, values: int) -> None:
+        """Have torch use all cores in this thread, for products of large matrices; for those of small ones they only wait."""
         import torch
 
         self.one_thread()
-        torch.set_num_threads(threads())
+        torch.set_num_threads(threads() if values >= LARGE else 1)
 
     def restore_threads(self) -> None:
         if self._before is not None:
