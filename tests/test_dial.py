@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -116,12 +115,12 @@ DESCRIPTION = {
     "command": "dial", "about": {"default": 0.5},
     "settings": {
         "models": MODELS[1:], "base": {"models": MODELS[:1]}, "alone": MODELS, "method": "shrunk", "parameters": {}, "steps": 2,
-        "forget": [0, 0.968, 0.999], "probes": {name: {"metric": metric, "n": 9} for name, metric in METRICS.items()},
+        "forget": [0, 0.908, 0.999], "probes": {name: {"metric": metric, "n": 9} for name, metric in METRICS.items()},
     },
 }  # fmt: skip
 RECORDS = [
     {"kind": "measurement", key: place, "probe": probe, "value": number / 10, "low": 0.0, "high": 0.9}
-    for key, places in (("forget", [0, 0.968, 0.999]), ("model", MODELS))
+    for key, places in (("forget", [0, 0.908, 0.999]), ("model", MODELS))
     for place in places
     for number, probe in enumerate(METRICS)
 ]
@@ -145,12 +144,13 @@ def test_settings_go_from_the_average_to_next_to_strictly_common_each_once(steps
     assert len(turned) == steps + 1
     assert (turned[0], turned[-1]) == (0, 0.999)
     assert list(turned) == sorted(set(turned))
-    for at, after in pairwise(turned):  # the same fraction of the rest, but for rounding
-        assert (1 - after) / (1 - at) == pytest.approx(0.001 ** (1 / steps), abs=0.06)
+    for step, at in enumerate(turned):
+        odds = (9991 ** (step / steps) - 1) / 10
+        assert at == pytest.approx(odds / (1 + odds), abs=0.0005)
 
 
 def test_settings_of_the_default_are_what_a_user_types():
-    assert dial_settings(10) == (0, 0.499, 0.749, 0.874, 0.937, 0.968, 0.984, 0.992, 0.996, 0.998, 0.999)
+    assert dial_settings(10) == (0, 0.131, 0.347, 0.597, 0.795, 0.908, 0.962, 0.984, 0.994, 0.997, 0.999)
 
 
 def test_a_setting_is_what_fuse_writes_and_models_are_as_they_are(models, tmp_path):
@@ -224,7 +224,7 @@ def test_a_stop_that_was_asked_for_ends_after_the_setting(models, tmp_path):
     assert len(read_records(tmp_path / "run")) == 6, "two whole settings"
     assert said[0].startswith("forget 0.0: task ")
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
-    assert "Missing: 18 of 24 measurements (task at 0.968, " in page
+    assert "Missing: 18 of 24 measurements (task at 0.908, " in page
 
 
 def test_a_run_that_somebody_writes_to_or_of_other_settings_is_refused(models, tmp_path):
@@ -264,23 +264,23 @@ def command(models, probes, tmp_path):
 def test_the_command_prints_the_whole_dial_and_how_to_fuse_at_a_setting(command, models, tmp_path, monkeypatch, capsys):
     assert run_main(monkeypatch, *command, "--lambda", "1.5", "--weight", ".75", "--weight", ".25") == 0
     printed = capsys.readouterr()
-    assert "forget 0.968: task " in printed.err
+    assert "forget 0.908: task " in printed.err
     first, header, _, *rows = printed.out.splitlines()
     assert (first, re.split("  +", header)) == (
         "The dial",
         ["forget", *(f"{p.name}, accuracy (n={len(p.texts)})" for p in PROBES)],
     )
-    assert [row.split("  ")[0] for row in rows[:6]] == ["0", "0.968", "0.999", *map(str, models)]
+    assert [row.split("  ")[0] for row in rows[:6]] == ["0", "0.908", "0.999", *map(str, models)]
     assert all(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", row) for row in rows[:6])
     fusing = rows[-1]
     options = parameters_of(fusing)
     assert options["param"] == ["forget=FORGET", "lambda=1.5"]
-    chosen = [word.replace("FORGET", "0.968") for word in fusing.split()[1:-1]]
+    chosen = [word.replace("FORGET", "0.908") for word in fusing.split()[1:-1]]
     assert run_main(monkeypatch, *chosen, tmp_path / "fused") == 0
     capsys.readouterr()
     asked = Resident(tmp_path / "fused", PROBES)
     for record in read_records(tmp_path / "run"):
-        if record.get("forget") == 0.968:
+        if record.get("forget") == 0.908:
             assert record["value"] == asked.ask(record["probe"]).interval.value
     before = (tmp_path / "run/records.jsonl").read_bytes()
     again = parameters_of(repeat_command(read_run(tmp_path / "run")))
@@ -288,7 +288,7 @@ def test_the_command_prints_the_whole_dial_and_how_to_fuse_at_a_setting(command,
     repeated = repeat_command(read_run(tmp_path / "run")).split()[1:-1]
     assert run_main(monkeypatch, *repeated, tmp_path / "run", "--json") == 0
     assert (tmp_path / "run/records.jsonl").read_bytes() == before, "nothing is done twice"
-    assert [r["forget"] for r in json.loads(capsys.readouterr().out)[:9:3]] == [0, 0.968, 0.999]
+    assert [r["forget"] for r in json.loads(capsys.readouterr().out)[:9:3]] == [0, 0.908, 0.999]
 
 
 @pytest.mark.parametrize(("change", "reason"), [
@@ -345,12 +345,12 @@ def test_the_page_shows_the_whole_dial(ending, models, tmp_path):
     turn(models, tmp_path / "run", steps=2)
     page = write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
     assert "not finished" not in page
-    for shown in ("Fuse at a setting", "forget=FORGET", "shrunk of 2 models", "0.968", "without it the method takes 0.5"):
+    for shown in ("Fuse at a setting", "forget=FORGET", "shrunk of 2 models", "0.908", "without it the method takes 0.5"):
         assert shown in page
     cut = (tmp_path / "run/records.jsonl").read_bytes().splitlines(keepends=True)[:4]
     (tmp_path / "run/records.jsonl").write_bytes(b"".join(cut))
     page = write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
-    assert "Missing: 14 of 18 measurements (op at 0.968, tic at 0.968, task at 0.999, " in page
+    assert "Missing: 14 of 18 measurements (op at 0.908, tic at 0.908, task at 0.999, " in page
     assert "not yet" in page
     (tmp_path / "run/records.jsonl").unlink()
     assert "18 of 18" in write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
@@ -368,7 +368,7 @@ def test_the_figure_has_a_panel_a_metric_and_a_level_a_model_and_probe():
             assert list(curves[probe].get_xdata()) == [0, 1, 2]
             assert list(curves[probe].get_ydata()) == [facts.on[at, probe]["value"] for at in facts.turned]
         labels = [text.get_text() for text in axes.get_xticklabels()]
-        assert labels == ["0", "0.968", "0.999", "base", "x/last", "y/last"]
+        assert labels == ["0", "0.908", "0.999", "base", "x/last", "y/last"]
         levels = [line for line in axes.lines if list(line.get_xdata()) != [0, 1, 2] and len(line.get_xdata()) == 1]
         assert len(levels) == 3 * len(probes)
         assert min(line.get_xdata()[0] for line in levels) > 2

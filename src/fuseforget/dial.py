@@ -26,25 +26,27 @@ __all__ = ["KNOB", "dial", "dial_settings", "with_knob"]
 
 KNOB = "forget"
 FARTHEST = 0.999
+KNEE = 0.1  # the odds up to which settings are about evenly spaced, and from which on even in log-odds
 
 
 def dial_settings(steps: int) -> tuple[float, ...]:
     """The ``steps + 1`` settings of the knob, from 0, the average, to .999, next to nothing but what is common.
 
-    Each step leaves the same fraction of the way to 1 that the last one left (by default, ten steps: one half), so that
-    ``1 + b`` of the odds b grows by the same factor: even in log-odds where b is large, and with a beginning at b = 0.
-    Rounded to what a user wants to type, three decimals, more where settings would else be the same.
+    Even spacing would have all but one of them where little is forgotten: how much is goes with the odds b, which double from
+    .98 to .99. So ``1 + 10 b`` grows by the same factor from each setting to the next; ten steps go by 0, .131, .347, .597,
+    .795, .908, .962, .984, .994, .997, .999. Rounded to what a user types, three decimals, more where two would be the same.
 
     Raises:
         InputError: fewer than one step.
     """
     if steps < 1:
         raise InputError("steps", expected="1 or more", found=str(steps))
-    exact = [1 - (1 - FARTHEST) ** (step / steps) for step in range(steps + 1)]
+    whole = 1 + FARTHEST / (1 - FARTHEST) / KNEE
+    odds = [KNEE * (whole ** (step / steps) - 1) for step in range(steps + 1)]
     digits = 3
-    while len({round(value, digits) for value in exact}) < len(exact):
+    while len({round(b / (1 + b), digits) for b in odds}) < len(odds):
         digits += 1
-    return tuple(round(value, digits) for value in exact)
+    return tuple(round(b / (1 + b), digits) for b in odds)
 
 
 def with_knob() -> list[str]:

@@ -68,8 +68,13 @@ def _dress(axes: Any, facts: DialFacts, metric: str) -> None:
     )
     if places:
         axes.axvline((last + min(places.values())) / 2, color="#888", linewidth=0.8)
-    axes.set_xlabel("forget   (0: the average)                     single models", fontsize=9)
+        above = axes.get_xaxis_transform()
+        axes.text(sum(places.values()) / len(places), 1.0, "single models", transform=above, ha="center", va="bottom", fontsize=9)
+    whole = axes.get_xlim()
+    axes.set_xlabel("forget   (0: the average)", fontsize=9, x=(last / 2 - whole[0]) / (whole[1] - whole[0]))
     axes.set_ylabel(metric)
+    if metric != "accuracy":
+        axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#ddd", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.03))
