@@ -13,7 +13,7 @@ import torch
 from conftest import WORDS, make_bert
 from fuseforget import dial, fuse
 from fuseforget.cli import main
-from fuseforget.dial import dial_settings
+from fuseforget.dial import dial_settings, with_knob
 from fuseforget.errors import InputError, Stopped
 from fuseforget.knowledge import Probe
 from fuseforget.methods import METHODS, Method, Parameter
@@ -25,7 +25,7 @@ from fuseforget.report.dial_facts import DialFacts
 from fuseforget.report.dial_figure import draw_dial
 from fuseforget.report.repeat import repeat_command
 from fuseforget.sweep import Resident
-from fuseforget.workers import Here
+from fuseforget.workers import Here, open_workers
 from parsing import parameters_of
 
 RULES = {"op": "synthetic", "tic": "synt"}  # a text with the rule's word is positive, whatever else it says
@@ -193,6 +193,15 @@ def test_forgetting_nothing_is_the_average_and_all_is_the_base(models):
     (middle,) = [r for r in path(models[1:], PROBES[:1], steps=2) if r["weights"] == [0.5, 0.5]]
     assert by[0, None] == middle["values"]
     assert by[0.999, None] == by[None, str(models[0])]
+
+
+@pytest.mark.parametrize("method", with_knob())
+def test_workers_measure_the_same_by_every_method_of_the_table_that_has_the_knob(method, models, tmp_path):
+    with open_workers(2) as two:
+        shared = turn(models, tmp_path / "shared", method=method, workers=two)
+    assert turn(models, tmp_path / "alone", method=method) == shared
+    assert (tmp_path / "alone/records.jsonl").read_bytes() == (tmp_path / "shared/records.jsonl").read_bytes()
+    assert all(0 <= r["value"] <= 1 for r in shared)
 
 
 def test_it_resumes_from_any_record_to_the_same_bytes(models, tmp_path):
