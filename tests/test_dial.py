@@ -21,6 +21,7 @@ from fuseforget.methods.combination import from_base
 from fuseforget.models import load_classifier, save_classifier
 from fuseforget.records import Run, read_records, read_run
 from fuseforget.report import write_report
+from fuseforget.report.dial import summarise_dial
 from fuseforget.report.dial_facts import DialFacts
 from fuseforget.report.dial_figure import draw_dial
 from fuseforget.report.repeat import repeat_command
@@ -363,6 +364,12 @@ def test_the_page_shows_the_whole_dial(ending, models, tmp_path):
     assert "not yet" in page
     (tmp_path / "run/records.jsonl").unlink()
     assert "18 of 18" in write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
+
+
+def test_columns_say_what_is_asked_once():
+    (table,) = summarise_dial(DESCRIPTION, RECORDS).tables
+    assert table.header == ["forget", "task, accuracy (n=9)", "gender.dp (n=9)", "age.dp (n=9)"]
+    assert table.rows[1] == ["0.908", "0.000 [0.000, 0.900]", "0.100 [0.000, 0.900]", "0.200 [0.000, 0.900]"]
 
 
 def test_the_figure_has_a_panel_a_metric_and_a_level_a_model_and_probe():

@@ -17,19 +17,19 @@ __all__ = ["dial_blocks", "fuse_command", "summarise_dial"]
 Record = dict[str, Any]
 CHOSEN = "FORGET"  # stands for the setting that the reader chooses
 CAPTION = (
-    "Every probe over the dial, a panel a metric; bands are 95 % intervals over examples. Right of the line the models as they "
+    "Every probe over the dial, a panel a metric; bands are 95 % intervals. Right of the line the models as they "
     "are. Left is the average; the further right, the more of what the models do not have in common is left out."
 )
 NOTE = (
     "A row a setting of forget, from 0, the average, to next to nothing but what the models have in common; below, the models as "
-    "they are. In brackets 95 % bootstrap intervals over examples."
+    "they are. In brackets 95 % bootstrap intervals."
 )
 
 
 def summarise_dial(description: Record, records: list[Record]) -> Summary:
     """The dial's table, and what is missing of it."""
     facts = DialFacts(description, records)
-    header = ["forget", *(f"{probe}, {facts.metrics[probe]} (n={facts.n(probe)})" for probe in facts.probes)]
+    header = ["forget", *(f"{facts.asked(probe)} (n={facts.n(probe)})" for probe in facts.probes)]
     rows = [[f"{at:g}", *(cell(facts.on.get((at, probe))) for probe in facts.probes)] for at in facts.turned]
     rows += [[model, *(cell(facts.at.get((model, probe))) for probe in facts.probes)] for model in facts.alone]
     return Summary([], [Table("The dial", header, rows, NOTE)], facts.missing)

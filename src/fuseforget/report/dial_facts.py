@@ -42,6 +42,11 @@ class DialFacts:
         """How many examples it has."""
         return int(self.settings["probes"][probe]["n"])
 
+    def asked(self, probe: str) -> str:
+        """A probe's name and its metric, which the name may end in already."""
+        metric = self.metrics[probe]
+        return probe if probe.endswith(f".{metric}") else f"{probe}, {metric}"
+
     def title(self, model: str) -> str:
         """A model's name for a figure: the end of its path, as much of it as tells it from the others."""
         parts = {name: PurePath(name).parts for name in self.alone}
