@@ -21,9 +21,6 @@ from fuseforget.methods.combination import from_base
 from fuseforget.models import load_classifier, save_classifier
 from fuseforget.records import Run, read_records, read_run
 from fuseforget.report import write_report
-from fuseforget.report.dial import summarise_dial
-from fuseforget.report.dial_facts import DialFacts
-from fuseforget.report.dial_figure import draw_dial
 from fuseforget.report.repeat import repeat_command
 from fuseforget.sweep import Resident
 from fuseforget.workers import Here, open_workers
@@ -108,23 +105,6 @@ def probes(tmp_path):
     entries = "".join(f"  - name: {probe.name}\n    data: {tmp_path}/{probe.name}.tsv\n" for probe in PROBES)
     (tmp_path / "probes.yaml").write_text(f"probes:\n{entries}")
     return tmp_path / "probes.yaml"
-
-
-MODELS = ["runs/base", "runs/x/last", "runs/y/last"]
-METRICS = {"task": "accuracy", "gender.dp": "dp", "age.dp": "dp"}
-DESCRIPTION = {
-    "command": "dial", "about": {"default": 0.5},
-    "settings": {
-        "models": MODELS[1:], "base": {"models": MODELS[:1]}, "alone": MODELS, "method": "shrunk", "parameters": {}, "steps": 2,
-        "forget": [0, 0.908, 0.999], "probes": {name: {"metric": metric, "n": 9} for name, metric in METRICS.items()},
-    },
-}  # fmt: skip
-RECORDS = [
-    {"kind": "measurement", key: place, "probe": probe, "value": number / 10, "low": 0.0, "high": 0.9}
-    for key, places in (("forget", [0, 0.908, 0.999]), ("model", MODELS))
-    for place in places
-    for number, probe in enumerate(METRICS)
-]
 
 
 def turn(models, out=None, **options):
@@ -348,43 +328,3 @@ def test_models_that_have_nothing_in_common_are_refused(kept, reason, command, m
     assert run_main(monkeypatch, *words) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("ending", ["html", "md"])
-def test_the_page_shows_the_whole_dial(ending, models, tmp_path):
-    turn(models, tmp_path / "run", steps=2)
-    page = write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
-    assert "not finished" not in page
-    for shown in ("Fuse at a setting", "forget=FORGET", "shrunk of 2 models", "0.908", "without it the method takes 0.5"):
-        assert shown in page
-    cut = (tmp_path / "run/records.jsonl").read_bytes().splitlines(keepends=True)[:4]
-    (tmp_path / "run/records.jsonl").write_bytes(b"".join(cut))
-    page = write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
-    assert "Missing: 14 of 18 measurements (op at 0.908, tic at 0.908, task at 0.999, " in page
-    assert "not yet" in page
-    (tmp_path / "run/records.jsonl").unlink()
-    assert "18 of 18" in write_report([tmp_path / "run"], tmp_path / f"page.{ending}").read_text()
-
-
-def test_columns_say_what_is_asked_once():
-    (table,) = summarise_dial(DESCRIPTION, RECORDS).tables
-    assert table.header == ["forget", "task, accuracy (n=9)", "gender.dp (n=9)", "age.dp (n=9)"]
-    assert table.rows[1] == ["0.908", "0.000 [0.000, 0.900]", "0.100 [0.000, 0.900]", "0.200 [0.000, 0.900]"]
-
-
-def test_the_figure_has_a_panel_a_metric_and_a_level_a_model_and_probe():
-    facts = DialFacts(DESCRIPTION, RECORDS)
-    figure = draw_dial(facts)
-    panels = figure.axes
-    assert [axes.get_ylabel() for axes in panels] == ["accuracy", "dp"]
-    for axes, probes in zip(panels, (["task"], ["gender.dp", "age.dp"]), strict=True):
-        curves = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-        assert list(curves) == probes
-        for probe in probes:
-            assert list(curves[probe].get_xdata()) == [0, 1, 2]
-            assert list(curves[probe].get_ydata()) == [facts.on[at, probe]["value"] for at in facts.turned]
-        labels = [text.get_text() for text in axes.get_xticklabels()]
-        assert labels == ["0", "0.908", "0.999", "base", "x/last", "y/last"]
-        levels = [line for line in axes.lines if list(line.get_xdata()) != [0, 1, 2] and len(line.get_xdata()) == 1]
-        assert len(levels) == 3 * len(probes)
-        assert min(line.get_xdata()[0] for line in levels) > 2
