@@ -49,6 +49,7 @@ MAY_IMPORT = {
         "records",
     },
     "paths": {"errors", "stopping", "workers", "checkpoint", "models", "knowledge", "methods", "fuse", "records", "sweep"},
+    "dial": {"errors", "workers", "checkpoint", "knowledge", "methods", "fuse", "records", "sweep"},
     "fisher": {"errors", "compiling", "checkpoint", "models", "knowledge", "data"},
     "studies": ALL - {"cli", "report", "studies"},
     "report": {"errors", "records"},

@@ -11,8 +11,8 @@ from fuseforget.errors import InputError
 from fuseforget.fuse import require_no_statistics
 from fuseforget.knowledge import Probe
 from fuseforget.methods import get_method
-from fuseforget.records import Record, run_or_memory
-from fuseforget.sweep import Point, Sweep, as_probes, describe_inputs, describe_models, describe_sources, require_aligned
+from fuseforget.records import Record
+from fuseforget.sweep import Point, as_probes, describe_inputs, describe_models, describe_sources, record_points, require_aligned
 from fuseforget.workers import Workers
 
 __all__ = ["path", "path_points", "points"]
@@ -86,14 +86,13 @@ def path(
         **_given(compiled=compiled, base=None if origin is None else describe_models([origin]), parameters=parameters, seed=seed),
     }  # fmt: skip
     name = " - ".join(str(model) for model in models)
-    with run_or_memory(out, command="path", settings=settings, about=describe_sources(probes), say=say) as run:
-        sweep = Sweep(models[0], asked, exact=exact, compiled=compiled, workers=workers)
-        visited = path_points(
-            checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed, parameters=parameters
-        )
-        for note in sweep.measure(run, visited, say=say):
-            say(f"note: {note}")
-        return [record for record in run.records if record["kind"] == "measurement"]
+    visited = path_points(
+        checkpoints, grid, [p.name for p in asked], name=name, method=method, base=origin, seed=seed, parameters=parameters
+    )
+    return record_points(
+        out, visited, asked, command="path", settings=settings, about=describe_sources(probes), template=models[0], exact=exact,
+        compiled=compiled, workers=workers, say=say,
+    )  # fmt: skip
 
 
 def _check_method(method: str, models: int, base: bool) -> None:

@@ -13,13 +13,13 @@ from types import FrameType
 import typer
 
 from fuseforget import stopping
-from fuseforget.cli import data, erase, forecast, fuse, inspect, measure, overlap, study, train
+from fuseforget.cli import data, dial, erase, forecast, fuse, inspect, measure, overlap, study, train
 from fuseforget.errors import FuseForgetError, Stopped
 
 __all__ = ["app", "main"]
 
 # Commands that go on where they stopped; --out is what a run or a model is kept in.
-GO_ON = {"path", "study", "demo", "train"}
+GO_ON = {"path", "dial", "study", "demo", "train"}
 GO_ON_IN = {"probe": ("-o", "--out")}
 app = typer.Typer(
     name="fuseforget",
@@ -37,6 +37,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.command)
 app.command("probe")(measure.probe)
 app.command("path")(measure.path)
+app.command("dial")(dial.command)
 app.command("overlap")(overlap.command)
 app.command("erase")(erase.command)
 app.command("study")(study.study)

@@ -10,12 +10,14 @@ import typer
 from fuseforget.cli.output import print_json, print_table, progress_lines
 from fuseforget.cli.workers import RayOption, WorkersOption, crew
 
-__all__ = ["path", "probe"]
+__all__ = ["AsJson", "Compiled", "Exact", "Models", "Param", "Probes", "method_parameters", "path", "print_measured", "probe"]
 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Directories, hub ids or id@revision.")]
 Probes = Annotated[Path, typer.Option(help="The probes file (YAML).")]
 Exact = Annotated[bool, typer.Option("--exact", help="Compute in float32 throughout.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Have torch compile the model: for long sweeps.")]
+Param = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the method, as `fuse` takes it.")]
 
 
 def probe(
@@ -45,24 +47,18 @@ def path(
     steps: Annotated[int, typer.Option(help="Equal steps from one model to another.")] = 10,
     method: Annotated[str, typer.Option(help="A name from `fuseforget methods`, of a method that takes weights.")] = "average",
     base: Annotated[str | None, typer.Option(metavar="MODEL", help="The pretrained model, where the method takes one.")] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the method, as `fuse` takes it.")
-    ] = None,
+    param: Param = None,
     seed: Annotated[int, typer.Option(help="Of random methods.")] = 0,
     exact: Exact = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Have torch compile the model: for long sweeps.")] = False,
+    compiled: Compiled = False,
     workers: WorkersOption = None,
     ray: RayOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure probes at points between two models, or on the triangle of three."""
-    from fuseforget.cli.fuse import parse_parameters
-    from fuseforget.methods import get_method
     from fuseforget.paths import path as walk
 
-    parameters = parse_parameters(param or [])
-    for name in parameters:
-        get_method(method).parameter(name)  # refuses what it does not have
+    parameters = method_parameters(method, param)
     with crew(workers, ray, out) as team:
         records = walk(
             models, probes, out, steps=steps, method=method, base=base, seed=seed, exact=exact, compiled=compiled, workers=team,
@@ -71,12 +67,28 @@ def path(
     _print(records, ["weights"], as_json)
 
 
+def method_parameters(method: str, texts: list[str] | None) -> dict[str, Any]:
+    """The parameters of a method that ``--param`` names, before they are arguments of a function that has others."""
+    from fuseforget.cli.fuse import parse_parameters
+    from fuseforget.methods import get_method
+
+    parameters = parse_parameters(texts or [])
+    for name in parameters:
+        get_method(method).parameter(name)  # refuses what it does not have
+    return parameters
+
+
+def print_measured(records: list[dict[str, Any]]) -> None:
+    """Print measurements as JSON, without the values of the examples, which the run keeps."""
+    print_json([{key: value for key, value in r.items() if key not in ("values", "confidences")} for r in records])
+
+
 def _print(records: list[dict[str, Any]], where: list[str], as_json: bool) -> None:
     from fuseforget.report.audit import audit_tables, plain_measurements
     from fuseforget.report.leakage import leakage_remarks, leakage_tables
 
     if as_json:
-        print_json([{key: value for key, value in r.items() if key not in ("values", "confidences")} for r in records])
+        print_measured(records)
         return
     lines = plain_measurements(records) if where == ["model"] else records
     if lines:

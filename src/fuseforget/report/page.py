@@ -16,6 +16,7 @@ from fuseforget.report.bias_facts import BiasFacts
 from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Table, opening
 from fuseforget.report.by_method import by_method_tables
 from fuseforget.report.claims import FIGURES
+from fuseforget.report.dial import dial_blocks, summarise_dial
 from fuseforget.report.facts import RANDOM, Facts, cell
 from fuseforget.report.files import write_whole
 from fuseforget.report.fisher import fisher_blocks, summarise_fisher
@@ -41,8 +42,14 @@ SUMMARIES = {
     "study bias": summarise_bias,
     "study memorization": summarise_memorization,
     "study fisher": summarise_fisher,
+    "dial": summarise_dial,
 }
-BLOCKS = {"study bias": bias_blocks, "study memorization": memorization_blocks, "study fisher": fisher_blocks}
+BLOCKS = {
+    "study bias": bias_blocks,
+    "study memorization": memorization_blocks,
+    "study fisher": fisher_blocks,
+    "dial": dial_blocks,
+}
 
 
 def write_report(runs: list[str | Path], out: str | Path) -> Path:
@@ -91,7 +98,7 @@ def _beside_the_run(run: Path, picture: Picture) -> str:
 
 
 def summarise(description: Record, records: list[Record]) -> Summary:
-    """What is printed of a study."""
+    """What is printed of a study or a dial."""
     return SUMMARIES[description["command"]](description, records)
 
 

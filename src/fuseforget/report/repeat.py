@@ -73,7 +73,7 @@ def _of_memorization(settings: Record) -> list[str]:
 
 
 def _of_probes(description: Record) -> list[str]:
-    """Of ``probe`` and ``path``."""
+    """Of ``probe``, ``path`` and ``dial``."""
     settings = description["settings"]
     file = description.get("about", {}).get("probes_file", {}).get("path", "PROBES.yaml")
     words = [*settings["models"], "--probes", file]
@@ -84,4 +84,6 @@ def _of_probes(description: Record) -> list[str]:
         words += ["--base", settings["base"]["models"][0]]
     for name, value in settings.get("parameters", {}).items():
         words += ["--param", f"{name}={json.dumps(value)}"]
+    for weight in settings.get("weights", ()):
+        words += ["--weight", str(weight)]
     return [*words, *(["--exact"] if settings.get("exact") else [])]

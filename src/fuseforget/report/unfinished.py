@@ -19,19 +19,26 @@ def counted(names: Sequence[str], of: int, what: str) -> list[str]:
 
 
 def missing_measurements(description: Record, records: Sequence[Record]) -> list[str]:
-    """What a run of ``probe`` or ``path`` lacks of what its settings ask for."""
-    settings = description["settings"]
-    if description["command"] == "path":
-        places = list(_grid(len(settings["models"]), settings["steps"]))
-        measured = {(tuple(r["weights"]), r["probe"]) for r in records if r["kind"] == "measurement"}
-        names = {place: f"at {', '.join(f'{w:g}' for w in place)}" for place in places}
-    else:
-        places = list(dict.fromkeys(settings["models"]))
-        measured = {(r["model"], r["probe"]) for r in records if r["kind"] == "measurement"}
-        names = {place: f"on {place}" for place in places}
-    wanted = [(place, probe) for place in places for probe in settings["probes"]]
+    """What a run of ``probe``, ``path`` or ``dial`` lacks of what its settings ask for."""
+    settings, command = description["settings"], description["command"]
+    names: dict[Any, str] = {}
+    if command == "path":
+        names |= {
+            place: f"at {', '.join(f'{w:g}' for w in place)}" for place in _grid(len(settings["models"]), settings["steps"])
+        }
+    if command == "dial":
+        names |= {at: f"at {at:g}" for at in settings["forget"]}
+    if command != "path":
+        names |= {model: f"on {model}" for model in settings.get("alone", settings["models"])}
+    measured = {(_place(r), r["probe"]) for r in records if r["kind"] == "measurement"}
+    wanted = [(place, probe) for place in names for probe in settings["probes"]]
     lacking = [f"{probe} {names[place]}" for place, probe in wanted if (place, probe) not in measured]
     return counted(lacking, len(wanted), "measurements")
+
+
+def _place(record: Record) -> Any:
+    """Where it was measured: a path's weights, a dial's setting, or a model."""
+    return tuple(record["weights"]) if "weights" in record else record.get("forget", record.get("model"))
 
 
 def _grid(models: int, steps: int) -> Iterator[tuple[float, ...]]:

@@ -4,6 +4,7 @@ from fuseforget.asked import as_probes, describe_inputs, describe_models, descri
 from fuseforget.sweep.measured import measurement_fields, record_missing
 from fuseforget.sweep.points import Answer, Answers, Point, Sweep
 from fuseforget.sweep.probing import probe, require_aligned
+from fuseforget.sweep.recorded import record_points
 from fuseforget.sweep.resident import Resident
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "measurement_fields",
     "probe",
     "record_missing",
+    "record_points",
     "require_aligned",
 ]

@@ -16,7 +16,9 @@ Say = Callable[[str], None]
 
 def label_of(where: Mapping[str, Any]) -> str:
     """What the user calls a point that records call this."""
-    return str(where.get("model") or "{path} at {weights}".format(**where))
+    if "path" in where:
+        return "{path} at {weights}".format(**where)
+    return str(where.get("model") or ", ".join(f"{name} {value}" for name, value in where.items()))
 
 
 def record_missing(run: Run, resident: Resident, probes: Sequence[str], *, say: Say, **where: Any) -> None:
