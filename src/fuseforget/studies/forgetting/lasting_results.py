@@ -35,11 +35,9 @@ def conclude_lasting(run: Run, sources: Sequence[str], pair: Sequence[str], fusi
     for model in (*pair, CONTROL, *fusions):
         for rule in pair:
             _conclude_probes(run, found, model, rule)
-            _conclude_relearning(run, found, model, rule, tenth_of(rule), steps)
-            _conclude_relearning(run, found, model, rule, CLEAN, steps)
-        _conclude_relearning(run, found, model, TASK, CLEAN, steps)
-        for rule in pair:
-            _conclude_relearning(run, found, model, TASK, tenth_of(rule), steps)
+        for data in (CLEAN, *map(tenth_of, pair)):
+            for probe in (*pair, TASK):
+                _conclude_relearning(run, found, model, probe, data, steps)
     for model in (*pair, CONTROL, START, *fusions):
         for rule in pair:
             _conclude_decoded(run, found, model, rule)
