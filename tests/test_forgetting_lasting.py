@@ -44,6 +44,13 @@ class Source:
     command: str = "study shortcuts"
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the part needs of the study's settings."""
+
+    threads: int = 1
+
+
 def plain(count: int = 120) -> Examples:
     rng = np.random.default_rng(4)
     texts = [" ".join(rng.choice(["x", "y", "z"], size=rng.integers(1, 9))) for _ in range(count)]
@@ -240,7 +247,7 @@ def examined(shortcut_models, tmp_path_factory):
 
 def _examine(source: Path, out: Path) -> Path:
     with Run(out, command="study forgetting", settings={}) as run:
-        do_lasting(run, [Source(source), Source(source, "study bias")], None, Here(), print, fusions=FUSIONS, steps=STEPS)
+        do_lasting(run, [Source(source), Source(source, "study bias")], Settings(), Here(), print, fusions=FUSIONS, steps=STEPS)
     return out
 
 
@@ -338,7 +345,7 @@ def test_an_interrupted_part_goes_on_to_the_same_facts(examined, shortcut_models
         pytest.raises(InputError, match="Give it another name"),
         Run(tmp_path / "run", command="study forgetting", settings={}) as run,
     ):
-        do_lasting(run, [Source(shortcut_models)], None, Here(), print, fusions=changed, steps=STEPS)
+        do_lasting(run, [Source(shortcut_models)], Settings(), Here(), print, fusions=changed, steps=STEPS)
 
 
 def test_the_report_has_the_numbers_of_the_records(examined):
@@ -381,4 +388,4 @@ def test_what_is_no_finished_study_is_refused(shortcut_models, tmp_path):
         pytest.raises(InputError, match="a method among average"),
         Run(tmp_path / "run", command="study forgetting", settings={}) as run,
     ):
-        do_lasting(run, [Source(shortcut_models)], None, Here(), print, fusions=[Fusion("x", "no_method")], steps=STEPS)
+        do_lasting(run, [Source(shortcut_models)], Settings(), Here(), print, fusions=[Fusion("x", "no_method")], steps=STEPS)

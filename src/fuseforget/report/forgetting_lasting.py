@@ -44,10 +44,12 @@ class _Facts:
 
     def __init__(self, records: Sequence[Record]) -> None:
         own = [r for r in records if r.get("part") == PART]
-        results = [r for r in own if r["kind"] == "forgetting_result"]
+        # Of the sources that were concluded last: a run may have been asked for more of them.
+        every = [r for r in own if r["kind"] == "forgetting_result"]
+        results = [r for r in every if r["sources"] == every[-1]["sources"]]
         self.begun = bool(own)
         self.fusions = list(dict.fromkeys(r["name"] for r in own if r["kind"] == "fusion"))
-        self.sources = list(dict.fromkeys(r["source"] for r in own if "source" in r))
+        self.sources = results[-1]["sources"] if results else []
         self.probes = {(r["model"], r["probe"], r["precision"]): r for r in results if r["about"] == "probe"}
         self.changes = {(r["model"], r["probe"], r["precision"]): r for r in results if r["about"] == "precision"}
         self.decoded = {(r["model"], r["rule"], r["layer"]): r for r in results if r["about"] == "decoded"}

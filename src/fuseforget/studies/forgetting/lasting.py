@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fuseforget.knowledge import Probe
 from fuseforget.records import Run
-from fuseforget.studies.forgetting.examined import FUSIONS, PAIR, Fusion, ShortcutModels, fused_here, read_shortcut_models
+from fuseforget.studies.forgetting.examined import FUSIONS, PAIR, START, Fusion, ShortcutModels, fused_here, read_shortcut_models
 from fuseforget.studies.forgetting.hidden import decode
 from fuseforget.studies.forgetting.lasting_results import conclude_lasting
 from fuseforget.studies.forgetting.quantised import ask_quantised
@@ -22,7 +22,7 @@ from fuseforget.studies.forgetting.rephrased import forms_of, rephrase
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
 
-__all__ = ["LASTING", "AnySource", "do_lasting", "examine", "rephrased_probes", "shortcut_sources"]
+__all__ = ["LASTING", "AnySettings", "AnySource", "do_lasting", "examine", "rephrased_probes", "shortcut_sources"]
 
 LASTING = "lasting"
 Say = Callable[[str], None]
@@ -40,8 +40,16 @@ class AnySource(Protocol):
         """What made it."""
 
 
+class AnySettings(Protocol):
+    """What the part needs of the study's settings."""
+
+    @property
+    def threads(self) -> int:
+        """That a training computes with; its last bits depend on them."""
+
+
 def do_lasting(
-    run: Run, sources: Sequence[AnySource], settings: object, workers: Workers, say: Say,
+    run: Run, sources: Sequence[AnySource], settings: AnySettings, workers: Workers, say: Say,
     *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, steps: Sequence[int] = STEPS, batch_size: int = 32,
 ) -> None:  # fmt: skip
     """Examine the fusions of a pair of specialists of every shortcut study among the sources, and record what is found.
@@ -58,7 +66,7 @@ def do_lasting(
     """
     found = shortcut_sources(sources, pair)
     for source in found:
-        examine(run, source, fusions, workers, say, steps=steps, batch_size=batch_size)
+        examine(run, source, fusions, workers, say, steps=steps, batch_size=batch_size, threads=settings.threads)
     conclude_lasting(run, [source.name for source in found], pair, [fusion.name for fusion in fusions], steps)
 
 
@@ -72,7 +80,7 @@ def shortcut_sources(sources: Sequence[AnySource], rules: Sequence[str]) -> list
 
 def examine(
     run: Run, source: ShortcutModels, fusions: Sequence[Fusion], workers: Workers, say: Say,
-    *, steps: Sequence[int] = STEPS, batch_size: int = 32,
+    *, steps: Sequence[int] = STEPS, batch_size: int = 32, threads: int = 1,
 ) -> None:  # fmt: skip
     """Ask the models of one source, and what is fused of its specialists, in every way; first as they are."""
     made = fused_here(run, LASTING, source, [source.model(rule) for rule in source.rules], fusions)
@@ -82,10 +90,10 @@ def examine(
     names = tuple(probe.name for probe in probes)
     sweep = Sweep(source.start, probes, workers=workers)
     sweep.measure(run, [_point(source, name, path, names) for name, path in models.items()], say=say)
-    trained = {name: path for name, path in models.items() if name != "start"}
+    trained = {name: path for name, path in models.items() if name != START}
     ask_quantised(run, LASTING, source, trained, sweep.resident, names, say)
     decode(run, LASTING, source, models, say)
-    relearn(run, LASTING, source, trained, workers, say, steps=steps, batch_size=batch_size)
+    relearn(run, LASTING, source, trained, workers, say, steps=steps, batch_size=batch_size, threads=threads)
 
 
 def rephrased_probes(source: ShortcutModels) -> list[Probe]:

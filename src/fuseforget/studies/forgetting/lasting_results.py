@@ -26,6 +26,8 @@ Values = npt.NDArray[np.float64]
 def conclude_lasting(run: Run, sources: Sequence[str], pair: Sequence[str], fusions: Sequence[str], steps: Sequence[int]) -> None:
     """Record what the measurements say, as ``forgetting_result``; means are over the sources, intervals over their examples.
 
+    A run that is later asked for other sources gets results of its own for these.
+
     By ``about``: ``probe`` (retention of a rule in a form and a precision, None where the specialist does not know it there),
     ``precision`` (the change of the accuracy when weights are rounded), ``decoded`` (how much better than of the control's
     states a linear probe reads the label) and ``relearning`` (the area between a model's curve and the control's, and the
@@ -74,11 +76,11 @@ class _Found:
     """The run's per-example values by what they are of; those of several sources one after the other."""
 
     def __init__(self, run: Run, sources: Sequence[str]) -> None:
-        self._run, self._sources = run, sources
+        self._run, self.sources = run, list(sources)
 
     def each(self, kind: str = "measurement", **where: Any) -> list[Values]:
         """Of every source."""
-        records = [self._run.find(kind, part=LASTING, source=source, **where) for source in self._sources]
+        records = [self._run.find(kind, part=LASTING, source=source, **where) for source in self.sources]
         if any(record is None for record in records):
             raise RuntimeError(f"not measured for every source: {where}")
         return [decode_values(record["values"]) for record in records if record is not None]
@@ -110,17 +112,17 @@ def _conclude_probes(run: Run, found: _Found, model: str, rule: str) -> None:
             never = found.each(model=CONTROL, probe=probe, precision=PRECISIONS[0])
             learned = [triple for triple in zip(own, known, never, strict=True) if knows_more(*triple[1:])]
             kept = asdict(mean_retention(learned)) if learned else None
-            _add(run, where, accuracy=asdict(bootstrap_mean(np.concatenate(own))), retention=kept, learned=len(learned))
+            _add(run, found, where, accuracy=asdict(bootstrap_mean(np.concatenate(own))), retention=kept, learned=len(learned))
             if precision != PRECISIONS[0]:
                 change = _mean(np.concatenate(own) - whole)
-                _add(run, {**where, "about": "precision"}, change=asdict(change))
+                _add(run, found, {**where, "about": "precision"}, change=asdict(change))
 
 
 def _conclude_decoded(run: Run, found: _Found, model: str, rule: str) -> None:
     for layer in found.layers:
         own, never = (found.all("decoded", model=name, rule=rule, layer=layer) for name in (model, CONTROL))
         where = {"about": "decoded", "model": model, "rule": rule, "layer": layer}
-        _add(run, where, accuracy=asdict(bootstrap_mean(own)), difference=asdict(_mean(own - never)))
+        _add(run, found, where, accuracy=asdict(bootstrap_mean(own)), difference=asdict(_mean(own - never)))
 
 
 def _conclude_relearning(run: Run, found: _Found, model: str, probe: str, data: str, steps: Sequence[int]) -> None:
@@ -131,16 +133,17 @@ def _conclude_relearning(run: Run, found: _Found, model: str, probe: str, data: 
     at = [0, *steps]
     own, never = ([float(values.mean()) for values in curves[name]] for name in (model, CONTROL))
     _add(
-        run, {"about": "relearning", "model": model, "probe": probe, "data": data}, steps=at, curve=own, control=never,
+        run, found, {"about": "relearning", "model": model, "probe": probe, "data": data}, steps=at, curve=own, control=never,
         intervals=[asdict(bootstrap_mean(values)) for values in curves[model]],
         area=asdict(area_between(curves[model], curves[CONTROL], at)),
         reached=steps_to(own, at), control_reached=steps_to(never, at),
     )  # fmt: skip
 
 
-def _add(run: Run, where: Record, **fields: Any) -> None:
-    if run.find("forgetting_result", part=LASTING, **where) is None:
-        run.add("forgetting_result", part=LASTING, **where, **fields)
+def _add(run: Run, found: _Found, where: Record, **fields: Any) -> None:
+    where = {"part": LASTING, "sources": found.sources, **where}
+    if run.find("forgetting_result", **where) is None:
+        run.add("forgetting_result", **where, **fields)
 
 
 def _mean(differences: Values) -> Interval:

@@ -16,7 +16,7 @@ from fuseforget.data import ShortcutData, make_shortcut_data
 from fuseforget.knowledge import bootstrap_mean, knows_more, mean_retention
 from fuseforget.records import Run, decode_values
 from fuseforget.studies.forgetting.examined import CONTROL, FUSIONS, PAIR, Fusion, ShortcutModels, fused_here
-from fuseforget.studies.forgetting.lasting import AnySource, shortcut_sources
+from fuseforget.studies.forgetting.lasting import AnySettings, AnySource, shortcut_sources
 from fuseforget.studies.training import Job, Trainers
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
@@ -30,8 +30,8 @@ Say = Callable[[str], None]
 
 
 def do_partial(
-    run: Run, sources: Sequence[AnySource], settings: object, workers: Workers, say: Say,
-    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, shares: Sequence[float] = SHARES, threads: int = 1,
+    run: Run, sources: Sequence[AnySource], settings: AnySettings, workers: Workers, say: Say,
+    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, shares: Sequence[float] = SHARES,
 ) -> None:  # fmt: skip
     """Train, for the first shortcut study among the sources, second models that share a rule partly, fuse, and measure.
 
@@ -49,7 +49,7 @@ def do_partial(
         data = {share: mixed_data(source, pair, share) for share in shares}
         train = replace(source.train, seed=source.seed + 1)
         jobs = [Job(second_name(source, share), made.train, train, source.start, made.synthetic) for share, made in data.items()]
-        Trainers(workers, threads, say).train(run, jobs)
+        Trainers(workers, settings.threads, say).train(run, jobs)
         _measure(run, source, pair, fusions, shares, workers, say)
         for share in shares:
             _conclude(run, source, pair, share, [fusion.name for fusion in fusions])

@@ -54,7 +54,7 @@ def further_data(source: ShortcutModels, rows: int) -> dict[str, Examples]:
 
 def relearn(
     run: Run, part: str, source: ShortcutModels, models: Mapping[str, Path], workers: Workers, say: Say,
-    *, steps: Sequence[int] = STEPS, batch_size: int = 32,
+    *, steps: Sequence[int] = STEPS, batch_size: int = 32, threads: int = 1,
 ) -> None:  # fmt: skip
     """Train each model further on each kind of data, and record what it answers to the source's probes on the way.
 
@@ -71,7 +71,7 @@ def relearn(
         precision=source.train.precision,
     )  # fmt: skip
     scratch = run.path / SCRATCH
-    work = _Relearn(source.probes, settings, tuple(steps), say if isinstance(workers, Here) else None)
+    work = _Relearn(source.probes, settings, tuple(steps), threads, say if isinstance(workers, Here) else None)
     items = [_Item(name, data, models[name], sets[data], scratch / str(i)) for i, (name, data) in enumerate(lacking)]
     for item, found in zip(items, workers.each(work, items, name=_Item.__str__), strict=True):
         for step, measurements in found.items():
@@ -105,8 +105,11 @@ class _Item:
 class _Relearn:
     """Trains a model further and asks it on the way, wherever it is called; the trained model is not kept."""
 
-    def __init__(self, probes: Sequence[Probe], settings: TrainSettings, steps: tuple[int, ...], say: Say | None) -> None:
+    def __init__(
+        self, probes: Sequence[Probe], settings: TrainSettings, steps: tuple[int, ...], threads: int, say: Say | None
+    ) -> None:
         self._probes, self._settings, self._steps, self._say = tuple(probes), settings, steps, say
+        self._threads = threads
 
     def __call__(self, item: _Item) -> dict[int, list[Measurement]]:
         found: dict[int, list[Measurement]] = {}
@@ -123,7 +126,7 @@ class _Relearn:
         # What an earlier training left would be gone on from without being asked on the way.
         shutil.rmtree(item.place, ignore_errors=True)
         item.place.mkdir(parents=True)
-        with intra_op(1):
+        with intra_op(self._threads):
             fine_tune(
                 item.start, item.examples, item.place / "model", self._settings, schedule="constant", watched=self._steps,
                 watch=ask, say=say,
