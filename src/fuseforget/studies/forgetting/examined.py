@@ -18,7 +18,17 @@ from fuseforget.studies.forgetting.rephrased import without_tokens
 from fuseforget.studies.shortcuts.data import probes_of
 from fuseforget.train import TrainSettings
 
-__all__ = ["CONTROL", "FUSIONS", "PAIR", "START", "Fusion", "ShortcutModels", "fused_here", "read_shortcut_models"]
+__all__ = [
+    "CONTROL",
+    "FUSIONS",
+    "PAIR",
+    "START",
+    "Fusion",
+    "ShortcutModels",
+    "chosen_fusions",
+    "fused_here",
+    "read_shortcut_models",
+]
 
 PAIR = ("op", "tic")
 CONTROL, START = "control", "start"
@@ -44,6 +54,19 @@ FUSIONS = (
     Fusion("average, shrunk to .7", "task_arithmetic", {"lambda": 0.7}),
     Fusion("spectral consensus", "spectral_consensus"),
 )
+
+
+def chosen_fusions(run: Run, rows: Sequence[str]) -> tuple[Fusion, ...]:
+    """The settings that the run chose on validation data for some contenders (``chosen`` records), as fusions.
+
+    Raises:
+        InputError: a row for which the run has chosen nothing.
+    """
+    found = {row: run.find("chosen", row=row) for row in rows}
+    lacking = [row for row, record in found.items() if record is None]
+    if lacking:
+        raise InputError("settings", expected="a choice on validation data", found=f"none for {', '.join(lacking)}")
+    return tuple(Fusion(row, r["method"], r["parameters"]) for row, r in found.items() if r is not None)
 
 
 @dataclass(frozen=True)
