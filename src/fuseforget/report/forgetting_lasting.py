@@ -110,7 +110,8 @@ def _lead(facts: _Facts, named: Mapping[str, str]) -> list[str]:
                 f"{fusion}, {named[rule]}: {plain['retention']['value']:.2f} left as asked by its own probe, at most "
                 f"{most['retention']['value']:.2f} ({most['probe']}, {most['precision']}); a linear probe reads it "
                 f"{_signed(facts.decoded[fusion, rule, POOLED]['difference'])} better than in the control; "
-                f"back at .75 after {_steps(back['reached'])} steps, the control {_steps(back['control_reached'])}."
+                f"steps of further training until it is at .75: {_steps(back['reached'])}, the control "
+                f"{_steps(back['control_reached'])}."
             )
     return lines
 

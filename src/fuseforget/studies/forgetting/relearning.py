@@ -28,7 +28,7 @@ from fuseforget.workers import say as worker_say
 __all__ = ["CLEAN", "STEPS", "further_data", "relearn", "tenth_of"]
 
 CLEAN = "clean"
-STEPS = (50, 100, 200, 500)
+STEPS = (10, 25, 50, 100, 200, 500)  # what was hidden and not removed is back within the first
 TENTH = 1 / 9  # a tenth of all is a ninth of the rest
 SCRATCH = "relearning"
 Say = Callable[[str], None]
@@ -129,7 +129,7 @@ class _Relearn:
         with intra_op(self._threads):
             fine_tune(
                 item.start, item.examples, item.place / "model", self._settings, schedule="constant", watched=self._steps,
-                watch=ask, say=say,
+                watch=ask,
             )  # fmt: skip
         shutil.rmtree(item.place)
         return found
