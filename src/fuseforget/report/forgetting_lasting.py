@@ -182,7 +182,7 @@ def draw_relearning(relearned: Mapping[tuple[str, str, str], Record], models: Se
             panel.set_title(f"{named.get(probe, probe)}, trained on {data}", fontsize=9)
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(axis="y", color="#ddd", linewidth=0.6)
-            panel.set_ylim(0.4, 1.03)
+            panel.set_ylim(0, 1.03)
     for panel in axes[-1]:
         panel.set_xlabel("steps")
     handles, labels = axes[0][0].get_legend_handles_labels()
