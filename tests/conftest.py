@@ -103,6 +103,14 @@ def memorization_run(tmp_path_factory):
     return finish(tmp_path_factory.mktemp("memorization"))
 
 
+@pytest.fixture(scope="session")
+def shortcut_models(tmp_path_factory):
+    """A finished small shortcut study of OP and TiC (:func:`shortcut_models.finish`), not to be written to."""
+    from shortcut_models import finish
+
+    return finish(tmp_path_factory.mktemp("shortcut-models"))
+
+
 def kill_when(until: Sequence[Path], code: str, *arguments: object) -> None:
     """Run Python code in a process of its own, and again, killed each time as soon as the next of these paths is there.
 

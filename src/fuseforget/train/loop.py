@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from fuseforget.train.state import History, last_whole
 from fuseforget.train.steps import Steps, part_of, shares
 
 __all__ = ["Training", "run_epochs", "undisturbed"]
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Training:
         draws_tokens: ``collate`` puts tokens in that no row has.
         before_epoch: called with the number of the epoch (from 0) that begins.
         after_epoch: called after each epoch in an :func:`undisturbed` block; what it returns is kept in the history.
+        watched: steps (from 1) after which ``after_step`` is called with their number, in such a block.
         cut: how many texts were cut.
     """
 
@@ -55,6 +58,8 @@ class Training:
     draws_tokens: bool = False
     before_epoch: Callable[[int], None] = lambda epoch: None
     after_epoch: Callable[[int], Mapping[str, float]] = lambda epoch: {}
+    watched: frozenset[int] = frozenset()
+    after_step: Callable[[int], None] = lambda step: None
     cut: int = 0
 
 
@@ -235,9 +240,15 @@ def _callback(work: _Work) -> Any:
             set_seed(int(own.generate_state(1)[0]))
             self.entered = time.perf_counter()
 
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step in training.watched:
+                begun = time.perf_counter()
+                work.team.first(lambda: _look(work, training.after_step, state.global_step))
+                self.entered += time.perf_counter() - begun  # no time of the steps
+
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             history.step_seconds += time.perf_counter() - self.entered
-            seen = work.team.first(lambda: _look(work, round(state.epoch)))
+            seen = work.team.first(lambda: _look(work, training.after_epoch, round(state.epoch)))
             now = round(before + time.perf_counter() - work.begun, 2)
             entry = {"epoch": state.epoch, **seen, "seconds": now, "step_seconds": history.step_seconds}
             entry |= {"tokens": history.tokens, "computed": history.computed}
@@ -264,8 +275,8 @@ def _callback(work: _Work) -> Any:
     return Epochs()
 
 
-def _look(work: _Work, epoch: int) -> Mapping[str, float]:
-    """What the training wants to see of an epoch's model, which has its whole vocabulary meanwhile."""
+def _look(work: _Work, see: Callable[[int], Seen], number: int) -> Seen:
+    """What is seen of the model after an epoch or a step of this number; it has its whole vocabulary meanwhile."""
     whole = contextlib.nullcontext() if work.vocabulary is None else work.vocabulary.restored()
     with undisturbed(work.training.subject.model), whole:
-        return work.training.after_epoch(epoch)
+        return see(number)

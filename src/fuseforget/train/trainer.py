@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fuseforget.models import (
     save_classifier,
     tokenise,
 )
+from fuseforget.train.language import SCHEDULES, require_schedule
 from fuseforget.train.loop import Training
 from fuseforget.train.place import Place, Say
 from fuseforget.train.processes import processes
@@ -30,6 +31,8 @@ from fuseforget.train.resumable import run_training
 from fuseforget.train.settings import TrainResult, TrainSettings
 
 __all__ = ["fine_tune"]
+
+Watch = Callable[[int, Classifier], None]
 
 
 def fine_tune(
@@ -39,6 +42,9 @@ def fine_tune(
     settings: TrainSettings,
     *,
     monitor: Examples | None = None,
+    schedule: str = "linear",
+    watched: Collection[int] = (),
+    watch: Watch = lambda step, classifier: None,
     overwrite: bool = False,
     origin: Mapping[str, Any] | None = None,
     say: Say = lambda line: None,
@@ -53,6 +59,10 @@ def fine_tune(
     Args:
         start: the classifier to start from (see :func:`fuseforget.models.prepare_start`).
         monitor: examples whose accuracy ends the training early (a shortcut's synthetic set).
+        schedule: of the learning rate, as :func:`fuseforget.train.language.fine_tune_language` takes it; where it is constant,
+            the model after a step is the model of a shorter training on the same steps.
+        watched: steps (from 1) after which ``watch`` is called with their number and the classifier in evaluation mode. What it
+            does changes nothing of the training. Steps of an epoch that is trained again are watched again.
         origin: what the manifest says of where start and data come from; default: the start's path.
         say: receives a line an epoch.
 
@@ -62,6 +72,7 @@ def fine_tune(
         Stopped: Ctrl-C, and an epoch that was not the last is saved (see :mod:`fuseforget.stopping`).
     """
     place = Place(start, Path(out), overwrite, origin)
+    require_schedule(schedule)
     refuse_place(place.out, overwrite=overwrite, inputs=place.inputs)
     begun, say = time.perf_counter(), processes().say(say)
     classifier = load_classifier(start)
@@ -75,8 +86,15 @@ def fine_tune(
         filler=filler,
         collate=lambda rows: _batch(rows, filler),
         save=save_classifier,
-        identity={"data_sha256": examples.sha256, "monitor_sha256": None if monitor is None else monitor.sha256},
+        identity={
+            "data_sha256": examples.sha256,
+            "monitor_sha256": None if monitor is None else monitor.sha256,
+            **({} if schedule == "linear" else {"schedule": schedule}),
+        },
+        schedule=SCHEDULES[schedule],
         after_epoch=_measure(classifier, monitor),
+        watched=frozenset(watched),
+        after_step=lambda step: watch(step, classifier),
         cut=len(cut),
     )
     return run_training(training, place, settings, begun=begun, say=say)
