@@ -86,7 +86,9 @@ def mean_of_cases(pieces: Sequence[Piece], tasks: Sequence[Fused], *, seed: int 
 
     Returns:
         retention, unshared: value, low, high, n (cases that it is over); None where no case has any. Less is forgotten better.
-        retention_difference, unshared_difference: the same less the average's.
+        retention_clipped, unshared_clipped: the mean of what is above zero, so that a rule that is solved less often than by
+            who never knew it makes up for no other.
+        retention_difference, unshared_difference: the value less the average's.
         task, task_difference: accuracy, and less the average's.
         by_source: by source, the values of retention, unshared and task.
         by_rule: by rule, the values of retention and unshared.
@@ -143,7 +145,8 @@ def _quantities(
     """Tables of each quantity: at the point, and in resamples."""
     everything = [*((one.source, one.case) for one in pieces), *((one.source, one.case) for one in tasks)]
     sources, cases = (list(dict.fromkeys(column)) for column in zip(*everything, strict=True)) if everything else ([], [])
-    names = ("retention", "retention_difference", "unshared", "unshared_difference", "task", "task_difference")
+    kinds = ("", "_difference", "_clipped")
+    names = (*(f"{name}{kind}" for name in ("retention", "unshared") for kind in kinds), "task", "task_difference")
     tables = {name: _Table(sources, cases, resamples) for name in names}
     # Another stream for each set of texts: their examples are resampled independently.
     for number, group in enumerate(_groups(pieces, lambda one: (one.source, one.rule))):
@@ -174,6 +177,7 @@ def _add(tables: dict[str, _Table], piece: Piece, means: _Means, name: str, floo
     above = np.where(gap > 0, gap, np.nan)
     draws, drawn_average = ((of[row][1] - of[3][1]) / above for row in (0, 1))
     tables[name].add(piece.source, piece.case, point, draws)
+    tables[f"{name}_clipped"].add(piece.source, piece.case, max(point, 0.0), np.maximum(draws, 0.0))
     tables[f"{name}_difference"].add(piece.source, piece.case, point - average, draws - drawn_average)
 
 
