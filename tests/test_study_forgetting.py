@@ -212,7 +212,7 @@ def test_a_study_that_left_no_texts_cannot_choose(source):
         forgetting_probes.untrained_texts(everything, 80)
     whole, _ = read_splits(opened.settings["data"])
     hashes = {**opened.settings["data_sha256"], "train": whole.sample(960, 0).sha256}
-    with pytest.raises(InputError, match="50 training texts or more.*found 40 of 1000"):
+    with pytest.raises(InputError, match=r"50 training texts or more.*found 40 of 1000"):
         forgetting_probes.untrained_texts(replace(opened, settings={**everything.settings, "data_sha256": hashes}), 80)
 
 
@@ -295,9 +295,10 @@ def test_a_study_that_was_stopped_goes_on_and_is_asked_for_more(source, finished
             raise KeyboardInterrupt
         return add(run, kind, **fields)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Run, "add", stop)
-        run_forgetting_study(small(source), tmp_path / "run")
+        with pytest.raises(KeyboardInterrupt):
+            run_forgetting_study(small(source), tmp_path / "run")
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
     assert "not finished" in page
     assert "parts (" in page
@@ -367,7 +368,7 @@ def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
     begun = copy / "run.json"
     before = begun.read_text()
     begun.write_text(re.sub(r'"ratio": 2.0', '"ratio": 1.0', before))
-    with pytest.raises(InputError, match="expected the study of .* with another seed, found other ratio"):
+    with pytest.raises(InputError, match=r"expected the study of .* with another seed, found other ratio"):
         open_sources([source, copy])
     begun.write_text(re.sub(r'"steps": 2', '"steps": 3', before))
     with pytest.raises(InputError, match="found seed 0 as there"):
@@ -390,19 +391,19 @@ def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
 
 
 def test_parts_that_the_sources_do_not_allow_are_refused(source, finished, tmp_path):
-    assert list(PARTS) == ["pairs", "numbers", "shared"]
+    assert list(PARTS)[:3] == ["pairs", "numbers", "shared"]
     bare = tmp_path / "bare"
     shutil.copytree(source, bare)
     shutil.rmtree(bare / "models/tic+op")
     with pytest.raises(InputError, match="part shared: expected a shortcut study with its part shared"):
         study("forgetting", tmp_path / "run", source=[bare], parts=("shared",))
-    with pytest.raises(InputError, match="part: expected one of pairs, numbers, shared, found lasts"):
+    with pytest.raises(InputError, match=r"part: expected one of pairs, numbers, shared.* found lasts"):
         study("forgetting", tmp_path / "run", source=source, parts=("lasts",))
     with pytest.raises(InputError, match="--from RUN"):
         study("forgetting", tmp_path / "run")
     with pytest.raises(InputError, match="options among --from, --part, found --base"):
         study("forgetting", tmp_path / "run", source=source, base="x")
-    with pytest.raises(InputError, match="one shortcut study .*found 2 runs"):
+    with pytest.raises(InputError, match=r"one shortcut study .*found 2 runs"):
         study("fisher", tmp_path / "run", source=[source, bare])
     with pytest.raises(InputError, match="average among them"):
         small(source, contenders=SOME[1:])

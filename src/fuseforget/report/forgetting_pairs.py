@@ -21,9 +21,9 @@ NOTE = (
     "Each method at the setting that leaves least of the unshared shortcuts on validation texts, which no model was trained on, "
     f"among its settings whose task accuracy is at most {100 * ALLOWANCE:g} point below the average's there; where there is "
     "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
-    "the control or the other model of the pair gets right, whichever is more; left: the same above the control alone. None below 0: the unshared "
-    "again, where a rule that is solved less often than by who never knew it counts as gone and makes up for no other. Mean "
-    "over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, pairs and sources "
+    "the control or the other model of the pair gets right, whichever is more; left: the same above the control alone. None "
+    "below 0: the unshared again, where a rule that is solved less often than by who never knew it counts as gone and makes up "
+    "for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, pairs and sources "
     f"together. Reached: at most {GONE:g} of the unshared is left and the task is at most {100 * ALLOWANCE:g} point below the "
     "average's; clearly, where the intervals say so too."
 )
@@ -92,7 +92,8 @@ def pairs_table(facts: ForgettingFacts) -> Table:
         own = r["row"] == AVERAGE
         rows.append([
             r["row"], setting(r["parameters"]) + mark, left(r["unshared"]), left(r["unshared_clipped"]), left(r["retention"]),
-            "" if own else signed(r["unshared_difference"]), cell(r["task"]), "" if own else signed(r["task_difference"]), verdict(r),
+            "" if own else signed(r["unshared_difference"]), cell(r["task"]), "" if own else signed(r["task_difference"]),
+            verdict(r),
         ])  # fmt: skip
     first = facts.results("pairs")[0]
     header = ["method", "chosen", "unshared left", "none below 0", "left", "unshared, less average's", "task",
@@ -105,8 +106,8 @@ def _left_out(facts: ForgettingFacts) -> list[Block]:
     """What the means are not over, by name."""
     first = facts.results("pairs")[0]
     lines = [
-        f"Of {first['pieces']} shortcuts in pairs, {first['unshared_pieces']} are more than a tenth above what the other model of "
-        "the pair or the control gets right, and count as unshared."
+        f"Of {first['pieces']} shortcuts in pairs, {first['unshared_pieces']} are more than a tenth above what the other model "
+        "of the pair or the control gets right, and count as unshared."
     ]
     names = dict.fromkeys(f"{rule} beside {next(m for m in case if m != rule)}" for _, case, rule in first["nothing_unshared"])
     if names:

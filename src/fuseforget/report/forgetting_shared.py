@@ -20,16 +20,16 @@ def shared_blocks(records: Sequence[Record]) -> list[Block]:
         return []
     first = results[0]
     rows = [
-        [r["row"], left(r["kept"]), left(r["unshared"]), *(_of_rule(r, rule) for rule in first["unshared_rules"]), cell(r["task"]),
-         signed(r["task_difference"]), stays(r)]
+        [r["row"], left(r["kept"]), left(r["unshared"]), *(_of_rule(r, rule) for rule in first["unshared_rules"]),
+         cell(r["task"]), signed(r["task_difference"]), stays(r)]
         for r in results
     ]  # fmt: skip
     header = ["method", f"shared {first['shared']} left", "unshared left", *(f"{rule} left" for rule in first["unshared_rules"]),
               "task", "task, less average's", "shared stays"]  # fmt: skip
     note = (
-        f"Both models know {first['shared']}: what is left of it, against the mean of both. Of the others one knows each; what its "
-        "specialist knows more than the other model and the control is unshared. Settings as chosen on pairs. Stays: at least "
-        f"{KEPT:g} is left; clearly, where the interval says so too."
+        f"Both models know {first['shared']}: what is left of it, against the mean of both. Of the others one knows each; what "
+        "its specialist knows more than the other model and the control is unshared. Settings as chosen on pairs. Stays: at "
+        f"least {KEPT:g} is left; clearly, where the interval says so too."
     )
     title = f"Two models that share {first['shared']}, on test data of {', '.join(first['sources'])}"
     return [Heading("What both models know stays, what one knows goes"), Table(title, header, rows, note)]
