@@ -23,8 +23,8 @@ NOTE = (
     "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
     "the control or the other model of the pair gets right, whichever is more; left: the same above the control alone. None "
     "below 0: the unshared again, where a rule that is solved less often than by who never knew it counts as gone and makes up "
-    "for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, pairs and sources "
-    f"together. Reached: at most {GONE:g} of the unshared is left and the task is at most {100 * ALLOWANCE:g} point below the "
+    "for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, "
+    f"pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most {100 * ALLOWANCE:g} point below the "
     "average's; clearly, where the intervals say so too."
 )
 
@@ -252,12 +252,14 @@ def _draw_dial(turned: Sequence[Record], name: str) -> Figure:
     figure, axes = new_figure(6.0, 3.8)
     lines = {"unshared": "unshared left", "retention": "left", "task": "task accuracy"}
     for number, (quantity, label) in enumerate(lines.items()):
-        known = [(_knob(r)[1], r[quantity]) for r in turned if r[quantity] is not None]
+        known = [(place, r[quantity]) for place, r in enumerate(turned) if r[quantity] is not None]
         if known:
             x, of = [at for at, _ in known], [r for _, r in known]
             colour = COLOURS[number]
             axes.fill_between(x, [r["low"] for r in of], [r["high"] for r in of], color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, [r["value"] for r in of], color=colour, marker=MARKERS[number], label=label)
+    # Evenly, whatever the settings are: those of a strictness near one would lie on one another.
+    axes.set_xticks(range(len(turned)), [f"{_knob(r)[1]:g}" for r in turned], fontsize=8)
     axes.set_xlabel(name)
     axes.legend(frameon=False)
     return figure
