@@ -22,10 +22,10 @@ NOTE = (
     f"among its settings whose task accuracy is at most {100 * ALLOWANCE:g} point below the average's there; where there is "
     "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
     "the control or the other model of the pair gets right, whichever is more; left: the same above the control alone. None "
-    "below 0: the unshared again, where a rule that is solved less often than by who never knew it counts as gone and makes up "
-    "for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, "
-    f"pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most {100 * ALLOWANCE:g} point below the "
-    "average's; clearly, where the intervals say so too."
+    "below 0: the unshared again, where a rule that is solved less often than by who never knew it counts as gone and makes "
+    "up for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over "
+    f"examples, pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most "
+    f"{100 * ALLOWANCE:g} point below the average's; clearly, where the intervals say so too."
 )
 
 
