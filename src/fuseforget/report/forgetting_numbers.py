@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["numbers_blocks"]
 
-PANELS = {"unshared": "unshared shortcuts left", "task": "accuracy on the task"}
+PANELS = {"unshared_clipped": "unshared shortcuts left", "task": "accuracy on the task"}
 NOTE = (
     "Means over the first so many specialists and, where there are more, another so many, and over sources. Settings as chosen "
     "on pairs; a method that takes no more than two models has nothing beyond."

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["best", "draw_frontier", "pairs_blocks", "pairs_lead", "pairs_table", "undominated", "verdict"]
 
 DEEPEST = 0.06  # below the average's task accuracy: what loses more is below the picture
-QUANTITIES = {"unshared": "unshared shortcuts left", "retention": "shortcuts left, shared ones included"}
+QUANTITIES = {"unshared_clipped": "unshared shortcuts left", "retention": "shortcuts left, shared ones included"}
 NOTE = (
     "Each method at the setting that leaves least of the unshared shortcuts on validation texts, which no model was trained on, "
     f"among its settings whose task accuracy is at most {100 * ALLOWANCE:g} point below the average's there; where there is "
     "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
-    "the control or the other model of the pair gets right, whichever is more; left: the same above the control alone. None "
-    "below 0: the unshared again, where a rule that is solved less often than by who never knew it counts as gone and makes "
-    "up for no other. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over "
-    f"examples, pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most "
+    "the control or the other model of the pair gets right, whichever is more, and a rule that is solved less often than that "
+    "counts as 0, so that it makes up for no other; in the next column it counts as it is. Left: the same above the control "
+    "alone. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, "
+    f"pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most "
     f"{100 * ALLOWANCE:g} point below the average's; clearly, where the intervals say so too."
 )
 
@@ -59,7 +59,9 @@ def pairs_lead(facts: ForgettingFacts) -> list[str]:
     least = best(list(found.values()))
     rows = dict.fromkeys([*([least["row"]] if least else []), AVERAGE, SCALED])
     said = [
-        f"{row} leaves {cell(found[row]['unshared'])} of it, the task {cell(found[row]['task'])}" for row in rows if row in found
+        f"{row} leaves {cell(found[row]['unshared_clipped'])} of it, the task {cell(found[row]['task'])}"
+        for row in rows
+        if row in found
     ]
     return [*lines, f"{'; '.join(said)}."]
 
@@ -67,12 +69,12 @@ def pairs_lead(facts: ForgettingFacts) -> list[str]:
 def best(results: Sequence[Record]) -> Record | None:
     """The result with the least of the unshared left among those that keep the task."""
     good = [r for r in results if r["unshared"] is not None and r["task_difference"]["value"] >= -ALLOWANCE - 1e-9]
-    return min(good, key=lambda r: float(r["unshared"]["value"])) if good else None
+    return min(good, key=lambda r: float(r["unshared_clipped"]["value"])) if good else None
 
 
 def verdict(result: Record) -> str:
     """Whether nine tenths of the unshared are removed at no loss of the task, and where not, what is missing."""
-    unshared, task = result["unshared"], result["task_difference"]
+    unshared, task = result["unshared_clipped"], result["task_difference"]
     if unshared is None:
         return "nothing unshared"
     lacking = [
@@ -91,12 +93,12 @@ def pairs_table(facts: ForgettingFacts) -> Table:
         mark = "" if facts.chosen[r["row"]]["allowed"] else " *"
         own = r["row"] == AVERAGE
         rows.append([
-            r["row"], setting(r["parameters"]) + mark, left(r["unshared"]), left(r["unshared_clipped"]), left(r["retention"]),
+            r["row"], setting(r["parameters"]) + mark, left(r["unshared_clipped"]), left(r["unshared"]), left(r["retention"]),
             "" if own else signed(r["unshared_difference"]), cell(r["task"]), "" if own else signed(r["task_difference"]),
             verdict(r),
         ])  # fmt: skip
     first = facts.results("pairs")[0]
-    header = ["method", "chosen", "unshared left", "none below 0", "left", "unshared, less average's", "task",
+    header = ["method", "chosen", "unshared left", "below 0 too", "left", "unshared, less average's", "task",
               "task, less average's", "verdict"]  # fmt: skip
     title = f"Pairs of specialists, on test data: {first['cases']} pairs of {', '.join(first['sources'])}"
     return Table(title, header, rows, NOTE)
@@ -234,7 +236,7 @@ def _dial(facts: ForgettingFacts) -> list[Block]:
     method, name = turned[0]["method"], _knob(turned[0])[0]
     caption = f"The dial of {method}: what is left and the task by {name}, at its other defaults, on test data; 95 % bands."
     rows = [
-        [f"{_knob(r)[1]:g}", left(r["unshared"]), left(r["retention"]), cell(r["task"]), signed(r["task_difference"])]
+        [f"{_knob(r)[1]:g}", left(r["unshared_clipped"]), left(r["retention"]), cell(r["task"]), signed(r["task_difference"])]
         for r in turned
     ]
     header = [name, "unshared left", "left", "task", "task, less average's"]
@@ -250,7 +252,7 @@ def _knob(result: Record) -> tuple[str, float]:
 
 def _draw_dial(turned: Sequence[Record], name: str) -> Figure:
     figure, axes = new_figure(6.0, 3.8)
-    lines = {"unshared": "unshared left", "retention": "left", "task": "task accuracy"}
+    lines = {"unshared_clipped": "unshared left", "retention": "left", "task": "task accuracy"}
     for number, (quantity, label) in enumerate(lines.items()):
         known = [(place, r[quantity]) for place, r in enumerate(turned) if r[quantity] is not None]
         if known:

@@ -32,13 +32,13 @@ def choose(tried: Sequence[Tried], average: float, allowance: float = ALLOWANCE)
     """Choose among a method's settings.
 
     Args:
-        tried: in the order of the grid; of equals the first is taken.
+        tried: in the order of the grid; of equals at the better task the first is taken.
         average: the plain average's task accuracy on the same data.
         allowance: how far below that a setting may be.
 
     Returns:
-        The setting with the least retention among those that are allowed; where none is, the one with the highest task
-        accuracy: it is the nearest to being allowed.
+        The setting with the least retention among those that are allowed, of equals the best at the task; where none is
+        allowed, the one with the highest task accuracy: it is the nearest to that.
 
     Raises:
         InputError: nothing to choose from.
@@ -46,7 +46,7 @@ def choose(tried: Sequence[Tried], average: float, allowance: float = ALLOWANCE)
     if not tried:
         raise InputError("settings to choose from", expected="one or more", found="none")
     good = [one for one in tried if allowed(one.task, average, allowance)]
-    return min(good, key=lambda one: one.retention) if good else max(tried, key=lambda one: one.task)
+    return min(good, key=lambda one: (one.retention, -one.task)) if good else max(tried, key=lambda one: one.task)
 
 
 def allowed(task: float, average: float, allowance: float = ALLOWANCE) -> bool:

@@ -79,7 +79,8 @@ def _choose(run: Run, bench: Bench, settings: ForgettingStudy, say: Say) -> None
         stopping.check("a choice")
         found = [_tried(run, bench, Entry(contender, parameters, average)) for parameters in contender.grid]
         # Nothing unshared in any pair: all that is left to choose by is what the specialists know more than the control.
-        by = "retention" if found[0]["unshared"] is None else "unshared"
+        # None below zero: being wrong where the floor is right would make up for what is left of other rules.
+        by = "retention_clipped" if found[0]["unshared"] is None else "unshared_clipped"
         best = choose([Tried(one["parameters"], one[by], one["task"]) for one in found], task, settings.allowance)
         about = {"by": by, "value": best.retention, "task": best.task, "average": task, "settings": len(found)}
         within = allowed(best.task, task, settings.allowance)

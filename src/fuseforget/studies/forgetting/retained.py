@@ -72,9 +72,9 @@ class Fused:
 
 
 def point_values(pieces: Sequence[Piece], tasks: Sequence[Fused]) -> dict[str, float | None]:
-    """``retention``, ``unshared`` and ``task`` as :func:`mean_of_cases` has them, without intervals; None where undefined."""
+    """The values of :func:`mean_of_cases` that are no differences, without intervals; None where undefined."""
     points = {name: rows[0] for name, rows in _quantities(pieces, tasks, resamples=0).items()}
-    return {name: _mean(table) for name, table in points.items() if name in ("retention", "unshared", "task")}
+    return {name: _mean(table) for name, table in points.items() if not name.endswith("_difference")}
 
 
 def mean_of_cases(pieces: Sequence[Piece], tasks: Sequence[Fused], *, seed: int = 0) -> Record:
