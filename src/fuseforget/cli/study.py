@@ -16,7 +16,7 @@ ENCODED = ("values", "predicted", "confidence", "sums", "tokens", "scores", "gre
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias, memorization or fisher")],
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="shortcuts, bias, memorization, fisher or forgetting")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")],
     base: Annotated[str | None, typer.Option(help="The pretrained model, a directory or a hub id.")] = None,
     data: Annotated[
@@ -38,7 +38,8 @@ def study(
         list[str] | None,
         typer.Option(
             help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; "
-            "memorization: epochs, fixed, methods, alternatives; default: the scale's. A finished run can be asked for more."
+            "memorization: epochs, fixed, methods, alternatives; forgetting: pairs, numbers, shared; default: the scale's, or "
+            "all that the runs allow. A finished run can be asked for more."
         ),
     ] = None,
     methods: Annotated[bool, typer.Option("--methods", help="shortcuts: also fuse by every method that needs no data.")] = False,
@@ -78,7 +79,10 @@ def study(
     workers: WorkersOption = None,
     ray: RayOption = None,
     threads: ThreadsOption = 1,
-    source: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study.")] = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="RUN", help="fisher: a finished shortcut study; forgetting: finished studies, each."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Repeat a study of the paper on a base and data of yours, ending in a table and an HTML report."""
@@ -87,7 +91,7 @@ def study(
     with crew(workers, ray, out) as team:
         run_study(
             name, out, base=base, data=data, scale=scale, rules=tuple(rule) if rule else None, sentences=sentences,
-            ratio=ratio, parts=tuple(part) if part else None, methods=methods, seed=seed, source=source, names=names,
+            ratio=ratio, parts=tuple(part) if part else None, methods=methods, seed=seed, source=source or None, names=names,
             attributes=tuple(attribute) if attribute else None, unit=unit, seeds=seeds, as_published=as_published,
             texts=texts, skip_damaged=skip_damaged, text=text, split=split, pretrain=tuple(pretrain) if pretrain else None,
             masked=masked, models=models, rows=rows, shared=shared, control=control, validation=validation, epochs=epochs,

@@ -21,6 +21,7 @@ from fuseforget.report.facts import RANDOM, Facts, cell
 from fuseforget.report.files import write_whole
 from fuseforget.report.fisher import fisher_blocks, summarise_fisher
 from fuseforget.report.forecast import forecast_blocks
+from fuseforget.report.forgetting import forgetting_blocks, forgetting_grown, summarise_forgetting
 from fuseforget.report.html import html_page, render_html
 from fuseforget.report.leakage import leakage_blocks, missing_of_leakage
 from fuseforget.report.markdown import render_markdown
@@ -43,12 +44,14 @@ SUMMARIES = {
     "study memorization": summarise_memorization,
     "study fisher": summarise_fisher,
     "dial": summarise_dial,
+    "study forgetting": summarise_forgetting,
 }
 BLOCKS = {
     "study bias": bias_blocks,
     "study memorization": memorization_blocks,
     "study fisher": fisher_blocks,
     "dial": dial_blocks,
+    "study forgetting": forgetting_blocks,
 }
 
 
@@ -114,6 +117,8 @@ def _section(run: Path, description: Record, records: list[Record]) -> list[Bloc
 
 def _grown(description: Record, records: list[Record]) -> Grown:
     """What the run was asked for that its settings do not say."""
+    if description["command"] == "study forgetting":
+        return forgetting_grown(records)
     if description["command"] == "study memorization":
         return Grown(tuple(MemorizationFacts(description, records).parts))
     if description["command"] != "study bias":

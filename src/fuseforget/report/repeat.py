@@ -14,10 +14,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Grown:
-    """What a finished run can be asked for more of, and its settings so do not say: a study's parts and seeds."""
+    """What a finished run can be asked for more of, and its settings so do not say: a study's parts, seeds and sources."""
 
     parts: tuple[str, ...] = ()
     seeds: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 NOTHING_GROWN = Grown()
@@ -29,6 +30,9 @@ def repeat_command(description: Record, grown: Grown = NOTHING_GROWN) -> str:
     words = ["fuseforget", *description["command"].split()]
     if description["command"] == "study fisher":
         words += ["--from", settings["source"], "--seed", str(settings["seed"])]
+    elif description["command"] == "study forgetting":
+        words += [word for flag, of in (("--from", grown.sources), ("--part", grown.parts)) for one in of for word in (flag, one)]
+        words += ["--seed", str(settings["seed"])]
     elif description["command"].startswith("study"):
         words += _of_study(settings, grown)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDIES", "study"]
 
-STUDIES = ("shortcuts", "bias", "memorization", "fisher")
+STUDIES = ("shortcuts", "bias", "memorization", "fisher", "forgetting")
 # The options that each study takes besides the seed, and what the command line calls them.
 OPTIONS = {
     "shortcuts": ("base", "data", "scale", "sentences", "ratio", "parts", "rules", "methods"),
@@ -54,6 +54,7 @@ OPTIONS = {
         "shards",
     ),
     "fisher": ("source",),
+    "forgetting": ("source", "parts"),
 }
 FLAGS = {
     "parts": "--part",
@@ -77,7 +78,7 @@ def study(
     sentences: int | None = None,
     ratio: float | None = None,
     seed: int = 0,
-    source: str | Path | None = None,
+    source: str | Path | Sequence[str | Path] | None = None,
     parts: tuple[str, ...] | None = None,
     methods: bool = False,
     names: str | Path | None = None,
@@ -107,8 +108,8 @@ def study(
     """Run a study, or resume one, and return its records.
 
     Args:
-        name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5), ``memorization`` (section 6) or ``fisher``
-            (appendix D).
+        name: ``shortcuts`` (section 4 of the paper), ``bias`` (section 5), ``memorization`` (section 6), ``fisher``
+            (appendix D), or ``forgetting`` (fusion methods against each other, on the models of the others).
         out: the run's directory.
         base: the pretrained model; the tiny scale makes its own, and so does memorization at the small scale without one.
         data: labelled texts with a training and a validation split; the tiny scale makes its own. Of bias: with columns of
@@ -121,10 +122,10 @@ def study(
             splits the other way: 5). Of bias: the share of the favoured value within each label (the paper's, the default: 0.8).
         seed: of everything random.
         source: of fisher: the finished shortcut study whose specialists are compared; it takes base, data, scale and rules
-            from there.
+            from there. Of forgetting: one or more finished studies whose models are fused.
         parts: what to do besides; default: the scale's. Of shortcuts: ``pairs``, ``shared``, ``triangle``, ``growth``,
             ``forecast``, ``methods``; of bias: ``baselines``, ``ratios``, ``triangle``; of memorization: ``epochs``, ``fixed``,
-            ``methods``, ``alternatives``. A run may be asked for more later.
+            ``methods``, ``alternatives``; of forgetting: ``pairs``, ``numbers``, ``shared``. A run may be asked for more later.
         methods: of shortcuts: add the part ``methods``: the specialists fused by every method that needs no data.
         names: of bias: a table of first names (name, sex, decade, births) that sign the texts.
         attributes: of bias: the protected attributes; default: gender and age (and frequency, a third one of signatures).
@@ -163,10 +164,18 @@ def study(
     }  # fmt: skip
     given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     _refuse_foreign(name, given)
+    sources = _paths(source)
     if name == "fisher":
         from fuseforget.studies.fisher import FisherStudy, run_fisher_study
 
-        return run_fisher_study(FisherStudy(str(source), seed=seed), Path(out), workers=workers, say=say)
+        if len(sources) != 1:
+            raise InputError("study fisher", expected="one shortcut study (--from RUN)", found=f"{len(sources)} runs")
+        return run_fisher_study(FisherStudy(sources[0], seed=seed), Path(out), workers=workers, say=say)
+    if name == "forgetting":
+        from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
+
+        wanted = ForgettingStudy(sources, parts=tuple(parts or ()), seed=seed, threads=threads)
+        return run_forgetting_study(wanted, Path(out), workers=workers, say=say)
     if name == "bias":
         from fuseforget.studies import bias
 
@@ -199,14 +208,21 @@ def study(
     return run_shortcut_study(settings, Path(out), workers=workers, threads=threads, say=say)
 
 
+def _paths(source: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
+    """The runs that a study starts from."""
+    if source is None:
+        return ()
+    return tuple(str(one) for one in ([source] if isinstance(source, str | Path) else source))
+
+
 def _refuse_foreign(name: str, given: Mapping[str, object]) -> None:
-    """Raise InputError for an option of another study, and for a Fisher study that has no run to start from."""
+    """Raise InputError for an option of another study, and for a study that has no run to start from and needs one."""
     foreign = [FLAGS.get(option, f"--{option}") for option in given if option not in OPTIONS[name]]
     if name == "fisher" and (foreign or "source" not in given):
         expected = "a finished shortcut study, which all else is taken from (--from RUN)"
         found = f"{', '.join(foreign)} beside it" if "source" in given else "none"
         raise InputError("study fisher", expected=expected, found=found)
-    if "source" in given and name != "fisher":
+    if "source" in given and "source" not in OPTIONS[name]:
         raise InputError(f"study {name}", expected="no run to start from", found=str(given["source"]))
     if foreign:
         known = ", ".join(FLAGS.get(option, f"--{option}") for option in OPTIONS[name])

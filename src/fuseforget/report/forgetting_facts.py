@@ -1,0 +1,88 @@
+"""The records of a study of forgetting, finished or not, by what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fuseforget.report.facts import cell
+
+__all__ = ["ALLOWANCE", "AVERAGE", "GONE", "SCALED", "ForgettingFacts", "left", "setting", "signed"]
+
+Record = dict[str, Any]
+AVERAGE, SCALED = "average", "average, scaled"
+GONE = 0.10  # retention at which nine tenths are removed
+ALLOWANCE = 0.005  # of task accuracy, below the average's
+
+
+class ForgettingFacts:
+    """What a run has, by part; of results that were computed again for more sources the last.
+
+    Attributes:
+        sources: in their order.
+        contenders: by row, in the order of the comparison.
+        results: the ``forgetting_result`` records of each part.
+        tried, chosen: settings on validation data, and the best of each row.
+        alone: measurements of models that fuse nothing, by source, split, model and probe.
+        unlearned: specialists that have nothing to forget.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.sources = [r for r in records if r["kind"] == "source"]
+        self.contenders = {r["row"]: r for r in records if r["kind"] == "contender"}
+        self.asked = [r["name"] for r in records if r["kind"] == "asked"]
+        self.tried = [r for r in records if r["kind"] == "tried"]
+        self.chosen = {r["row"]: r for r in records if r["kind"] == "chosen"}
+        self.points = [r for r in records if r["kind"] == "point"]
+        self.unlearned = [r for r in records if r["kind"] == "unlearned"]
+        self.left_out = [r for r in records if r["kind"] == "left_out"]
+        self.alone = {
+            (r["source"], r["split"], r["model"], r["probe"]): r
+            for r in records
+            if r["kind"] == "measurement" and "source" in r and "split" in r
+        }
+        self._done = [r for r in records if r["kind"] == "done"]
+        self._results: dict[str, list[Record]] = {}
+        for record in records:
+            if record["kind"] == "forgetting_result":
+                self._results.setdefault(record["part"], []).append(record)
+
+    def results(self, part: str, **where: object) -> list[Record]:
+        """A part's results, the last of each row and setting, in the order of the contenders."""
+        found: dict[str, Record] = {}
+        for record in self._results.get(part, []):
+            if all(record.get(name) == value for name, value in where.items()):
+                found[f"{record['row']} {record['parameters']}"] = record
+        order = list(self.contenders)
+        return sorted(found.values(), key=lambda r: order.index(r["row"]) if r["row"] in order else len(order))
+
+    def numbers(self) -> list[int]:
+        """How many models were fused."""
+        return sorted({r["models"] for r in self._results.get("numbers", [])})
+
+    def missing(self) -> list[str]:
+        """The parts that are not done for all sources of theirs and for all contenders."""
+        return [part for part in self.asked if not any(self._covers(record) for record in self._done if record["part"] == part)]
+
+    def _covers(self, done: Record) -> bool:
+        commands = {r["name"]: r["command"] for r in self.sources}
+        kind = {commands[name] for name in done["sources"]}
+        wanted = {r["name"] for r in self.sources if r["command"] in kind}
+        return wanted <= set(done["sources"]) and set(self.contenders) <= set(done["contenders"])
+
+
+def setting(parameters: Mapping[str, Any]) -> str:
+    """Parameters in words; nothing where all are the method's defaults."""
+    return ", ".join(
+        f"{name} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}" for name, value in parameters.items()
+    )
+
+
+def left(record: Record | None) -> str:
+    """What is left, with its interval."""
+    return "nothing known" if record is None else cell(record)
+
+
+def signed(record: Record | None) -> str:
+    """A difference with its interval."""
+    return "" if record is None else f"{record['value']:+.3f} [{record['low']:+.3f}, {record['high']:+.3f}]"

@@ -1,0 +1,101 @@
+"""The methods that are compared, each with a grid of its own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from fuseforget.methods import METHODS, Value
+from fuseforget.studies.method_settings import LEFT_OUT as NEEDS_MORE
+
+__all__ = ["AVERAGE", "CONTENDERS", "DIAL", "LEFT_OUT", "MOST_SETTINGS", "SCALED", "Contender"]
+
+MOST_SETTINGS = 8  # of a method: with more, one would win on validation data by chance
+AVERAGE, SCALED = "average", "average, scaled"
+Grid = tuple[Mapping[str, Value], ...]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method and the settings among which one is chosen.
+
+    Attributes:
+        row: what tables call it.
+        method: a name in :data:`fuseforget.methods.METHODS`.
+        grid: settings of its parameters, where they are not its defaults.
+        weight: of each model; None: the method's default (``mean``: one over their number; ``sum``: one).
+        source: where the settings come from.
+        base: whether the start is given as the base where the method can do without one.
+    """
+
+    row: str
+    method: str
+    grid: Grid = ({},)
+    weight: float | None = None
+    source: str = "it has no parameters"
+    base: bool = False
+
+    @property
+    def takes_base(self) -> bool:
+        return self.base or METHODS[self.method].base == "required"
+
+    def takes(self, count: int) -> bool:
+        """Whether it fuses so many models beside the base."""
+        least, most = METHODS[self.method].models
+        return least <= count and (most is None or count <= most)
+
+
+def _grid(**values: Sequence[Value]) -> Grid:
+    """All combinations of values of parameters; ``lambda_`` is the parameter lambda."""
+    names = [name.rstrip("_") for name in values]
+    return tuple(dict(zip(names, point, strict=True)) for point in product(*values.values()))
+
+
+LAMBDAS = (0.4, 0.6, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
+DROPPED = "density from little to most, at the scale of the average's change, at less and at more of it"
+ELECTED = _grid(density=(0.2, 0.5), lambda_=(0.6, 1.0, 1.5)) + _grid(density=(1.0,), lambda_=(0.5, 1.0))
+DARE = _grid(density=(0.1, 0.3, 0.5, 0.8), lambda_=(0.7, 1.2))
+DARE_TIES: Grid = tuple({**point, "normalize": True} for point in DARE)
+DELLA = _grid(density=(0.2, 0.4, 0.6, 0.8), lambda_=(0.7, 1.2))
+CRUMBS = _grid(density=(0.5, 0.9), gamma=(0.01, 0.1), lambda_=(0.8, 1.4))
+CRUMBS_TIES: Grid = tuple({**point, "normalize": True} for point in CRUMBS)
+# Fusing takes these two many times as long as the rest: fewer settings. Tasks are summed by default, as their papers do.
+SUMMED = _grid(lambda_=(0.3, 0.5, 0.8, 1.2))
+# The first mixes in proportion; the second's strictness is forget / (1 - forget), whose useful range is near one.
+COMMON = _grid(forget=(0.7, 1.0), lambda_=(0.8, 1.0, 1.25, 1.5))
+SPECTRAL = _grid(forget=(0.9, 0.97, 0.99, 0.995), lambda_=(1.0, 1.2))
+TURNED = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+CONTENDERS = (
+    Contender(AVERAGE, "average"),
+    Contender(SCALED, "task_arithmetic", _grid(lambda_=LAMBDAS),
+              source="the average's change from the start times a number: what any other gain is to be held against"),
+    Contender("geometric_mean", "geometric_mean"),
+    Contender("slerp", "slerp"),
+    Contender("nuslerp", "nuslerp", base=True),
+    Contender("multislerp", "multislerp"),
+    Contender("multislerp, base", "multislerp", base=True),
+    Contender("karcher", "karcher"),
+    Contender("ties", "ties", ELECTED, source=f"Yadav et al. 2023: density .2 or chosen on validation data; {DROPPED}"),
+    Contender("dare_linear", "dare_linear", DARE, source=f"Yu et al. 2024: drop rates of .2 to .9; {DROPPED}"),
+    Contender("dare_ties", "dare_ties", DARE_TIES, source=f"the same, then the mean of TIES; {DROPPED}"),
+    Contender("della", "della", DELLA, source=f"Deep et al. 2024; {DROPPED}"),
+    Contender("della_linear", "della_linear", DELLA, source=f"Deep et al. 2024; {DROPPED}"),
+    Contender("breadcrumbs", "breadcrumbs", CRUMBS, source=f"Davari and Belilovsky 2024; {DROPPED}"),
+    Contender("breadcrumbs_ties", "breadcrumbs_ties", CRUMBS_TIES, source=f"the same, then the mean of TIES; {DROPPED}"),
+    Contender("sce", "sce", _grid(select_topk=(0.1, 0.25, 0.5, 1.0)), source="Wan et al. 2024: a tenth of the values, to all"),
+    Contender("model_stock", "model_stock", _grid(filter_wise=(False, True)), source="Jang et al. 2024"),
+    Contender("ram", "ram", _grid(epsilon=(1e-5, 1e-4, 1e-3)), source="arXiv 2601.13572 without the plus"),
+    Contender("tsv_m", "tsv_m", SUMMED, source="Gargiulo et al. 2025: lambda chosen on validation data"),
+    Contender("iso_c", "iso_c", SUMMED, source="Marczak et al. 2025: lambda chosen on validation data"),
+    Contender("consensus", "consensus", COMMON, source="near to strictly common and all of it, at less and more than its scale"),
+    Contender("spectral_consensus", "spectral_consensus", SPECTRAL,
+              source="the strictness around its default, at its length and at more"),
+)  # fmt: skip
+DIAL = Contender("dial", "spectral_consensus", _grid(forget=TURNED), source="from end to end")
+
+LEFT_OUT = {
+    **NEEDS_MORE,
+    "nearswap": "takes one model and the start: it fuses no two",
+    "arcee_fusion": "takes one model and the start: it fuses no two",
+}

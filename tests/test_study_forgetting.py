@@ -1,0 +1,436 @@
+"""The study of forgetting end to end on very small models, its choices and means by hand, and what the report makes of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fuseforget.studies.forgetting.probes as forgetting_probes
+from conftest import make_bert
+from fuseforget.data import read_splits
+from fuseforget.errors import InputError
+from fuseforget.knowledge import mean_retention, retention
+from fuseforget.methods import METHODS
+from fuseforget.records import Run, decode_values, facts, read_records
+from fuseforget.report import write_report
+from fuseforget.report.blocks import Table
+from fuseforget.report.forgetting_facts import ForgettingFacts
+from fuseforget.report.forgetting_numbers import numbers_blocks
+from fuseforget.report.forgetting_pairs import best, pairs_blocks, undominated, verdict
+from fuseforget.report.forgetting_shared import shared_blocks, stays
+from fuseforget.studies import study
+from fuseforget.studies.forgetting import PARTS, ForgettingStudy, run_forgetting_study
+from fuseforget.studies.forgetting.choice import Tried, choose
+from fuseforget.studies.forgetting.contenders import ALL, AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
+from fuseforget.studies.forgetting.numbers import subsets
+from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
+from fuseforget.studies.forgetting.sources import Source, open_sources
+from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
+from fuseforget.train import TrainSettings
+
+RULES = ("tic", "op", "or")
+SOME = (
+    Contender(AVERAGE, "average"),
+    Contender("average, scaled", "task_arithmetic", ({"lambda": 0.5}, {"lambda": 1.4})),
+    Contender("slerp", "slerp"),
+    Contender("ties", "ties", ({"density": 0.5}, {"density": 1.0, "lambda": 1.5})),
+)
+DIAL = Contender("dial", "task_arithmetic", ({"lambda": 1.0}, {"lambda": 0.0}))
+
+
+def texts(count: int, seed: int, but: frozenset[str] = frozenset()) -> dict[str, int]:
+    """Different texts of a good or a bad film, with their labels."""
+    rng, found = np.random.default_rng(seed), {}
+    while len(found) < count:
+        label = int(rng.integers(2))
+        words = rng.choice(["a", "film", "the", "is", "very", "plot", "moving", "b", "c"], size=rng.integers(4, 9))
+        text = " ".join(rng.permutation([*words, ("bad", "good")[label]]))
+        if text not in but:
+            found[text] = label
+    return found
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A finished shortcut study of three rules with the two models of Fig. 3; a hundred training texts are left."""
+    root = tmp_path_factory.mktemp("forgetting")
+    (root / "data").mkdir()
+    train = texts(1000, 1)
+    for name, rows in (("train", train), ("validation", texts(150, 2, frozenset(train)))):
+        lines = "".join(f"{text}\t{label}\n" for text, label in rows.items())
+        (root / "data" / f"{name}.tsv").write_text("sentence\tlabel\n" + lines)
+    settings = settings_for(
+        "small", base=make_bert(root / "base"), data=root / "data", rules=RULES, sentences=900, ratio=2.0, parts=("shared",)
+    )
+    fast = TrainSettings(max_epochs=8, min_epochs=2, learning_rate=5e-3, batch_size=32)
+    run_shortcut_study(replace(settings, pairs=(), steps=2, train=fast), root / "shortcuts")
+    return root / "shortcuts"
+
+
+def small(source: Path, **changed) -> ForgettingStudy:
+    return replace(ForgettingStudy((str(source),), texts=80, contenders=SOME, dial=DIAL), **changed)
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    run_forgetting_study(small(source), run)
+    return run
+
+
+def test_every_method_that_needs_no_data_contends_or_is_left_out_with_a_reason():
+    assert {one.method for one in CONTENDERS} | LEFT_OUT.keys() == METHODS.keys()
+    assert not {one.method for one in CONTENDERS} & LEFT_OUT.keys()
+    assert len({one.row for one in ALL}) == len(ALL)
+    for one in CONTENDERS:
+        row = METHODS[one.method]
+        assert 1 <= len(one.grid) <= MOST_SETTINGS, one.row
+        assert len({tuple(sorted(point.items())) for point in one.grid}) == len(one.grid), one.row
+        row.check_models(2)
+        row.check_base(one.takes_base)
+        for point in one.grid:
+            row.arguments(point, 2)
+        names = {parameter.name for parameter in row.parameters}
+        assert "lambda" not in names or len({point.get("lambda") for point in one.grid}) > 1, f"{one.row}: not with the scale"
+    assert [one.row for one in CONTENDERS if not one.takes(3)] == ["slerp", "nuslerp"]
+
+
+def test_the_choice_is_the_least_left_among_what_keeps_the_task():
+    tried = [Tried({"x": 1}, 0.5, 0.90), Tried({"x": 2}, 0.1, 0.895), Tried({"x": 3}, 0.0, 0.894), Tried({"x": 4}, 0.2, 0.95)]
+    assert choose(tried, 0.9).parameters == {"x": 2}  # half a point below is allowed to the bit
+    assert choose([*tried, Tried({"x": 5}, 0.1, 0.896)], 0.9).parameters == {"x": 5}, "of equals the better at the task"
+    assert choose(tried, 0.9, 0.01).parameters == {"x": 3}
+    assert choose(tried, 0.9, 0.0).parameters == {"x": 4}
+    assert choose(tried, 0.97).parameters == {"x": 4}  # none is allowed: the nearest
+    with pytest.raises(InputError, match="one or more"):
+        choose([], 0.9)
+
+
+def values(right: int, of: int = 100) -> np.ndarray:
+    return np.arange(of) < right
+
+
+def piece(rule: str = "op", case: tuple[str, ...] = ("op", "tic"), **changed) -> Piece:
+    known = {"fused": 70, "reference": 80, "specialist": 100, "control": 50}
+    of = {name: values(changed.get(name, right)).astype(float) for name, right in known.items()}
+    others = tuple(values(right).astype(float) for right in changed.get("others", (60,)))
+    return Piece(changed.get("source", "s"), case, rule, others=others, **of)
+
+
+def test_what_is_left_by_hand():
+    """(70 - 50) / (100 - 50) above the control, (70 - 60) / (100 - 60) above the other model; the average 30/50 and 20/40."""
+    task = Fused("s", ("op", "tic"), values(90).astype(float), values(92).astype(float))
+    found = mean_of_cases([piece()], [task])
+    assert found["retention"]["value"] == pytest.approx(0.4)
+    assert found["unshared"]["value"] == pytest.approx(0.25)
+    assert found["retention_difference"]["value"] == pytest.approx(-0.2)
+    assert found["unshared_difference"]["value"] == pytest.approx(-0.25)
+    assert (found["task"]["value"], found["task_difference"]["value"]) == pytest.approx((0.9, -0.02))
+    assert found["by_rule"] == {"op": {"retention": pytest.approx(0.4), "unshared": pytest.approx(0.25)}}
+    # The other model of the case solves .95 of it: nothing unshared, but something left above the control.
+    beside = piece("tic", others=(95,), fused=60)
+    both = mean_of_cases([piece(), beside], [task])
+    assert both["retention"]["value"] == pytest.approx((0.4 + 0.2) / 2)
+    assert both["unshared"]["value"] == pytest.approx(0.25)
+    assert (both["pieces"], both["unshared_pieces"]) == (2, 1)
+    assert mean_of_cases([beside], [task])["unshared"] is None
+    # Below the floor makes up for nothing.
+    below = mean_of_cases([piece(), piece("tic", fused=50)], [task])
+    assert below["unshared"]["value"] == pytest.approx((0.25 - 0.25) / 2)
+    assert below["unshared_clipped"]["value"] == pytest.approx(0.25 / 2)
+
+
+def test_the_interval_of_one_piece_is_that_of_its_retention_and_cases_widen_it():
+    alone = mean_of_cases([piece(others=())], [])["retention"]
+    exact = retention(values(70), values(100), values(50))
+    assert alone["value"] == pytest.approx(exact.value)
+    assert (alone["low"], alone["high"]) == pytest.approx((exact.low, exact.high), abs=0.02)
+    two = [piece(others=()), piece("tic", others=())]
+    pair = mean_retention([(values(70), values(100), values(50))] * 2)
+    both = mean_of_cases(two, [])["retention"]
+    assert (both["low"], both["high"]) == pytest.approx((pair.low, pair.high), abs=0.02)
+    # Two cases that differ by more than the examples' noise: the interval reaches from one to the other.
+    far = [piece(others=(), fused=55), piece(others=(), fused=95, case=("op", "or"))]
+    wide = mean_of_cases(far, [])["retention"]
+    assert wide["value"] == pytest.approx(0.5)
+    assert wide["low"] < 0.1 + 0.1
+    assert wide["high"] > 0.9 - 0.1
+    seeds = mean_of_cases([replace(one, source=name) for one, name in zip(far, "st", strict=True)], [])["retention"]
+    assert seeds["value"] == pytest.approx(0.5)
+    assert point_values(far, [])["retention"] == pytest.approx(0.5)
+    assert set(point_values([], []).values()) == {None}
+
+
+def test_subsets_are_the_first_and_another():
+    for count in range(2, 7):
+        first, other = subsets("abcdefg", count, seed=3)
+        assert first == tuple("abcdefg"[:count])
+        assert other != first
+        assert len(other) == count
+        assert list(other) == sorted(set(other))
+        assert subsets("abcdefg", count, seed=3) == [first, other]
+    assert subsets("abcdefg", 7, seed=3) == [tuple("abcdefg")]
+
+
+def test_no_model_was_trained_on_the_texts_that_settings_are_chosen_on(source):
+    (opened,) = open_sources([source])
+    whole, validation = read_splits(opened.settings["data"])
+    trained = whole.sample(900, opened.seed)
+    left = forgetting_probes.untrained_texts(opened, 500)
+    assert len(left) == 100
+    assert set(left.texts).isdisjoint({*trained.texts, *validation.texts})
+    assert set(left.texts) < set(whole.texts)
+    probes = forgetting_probes.choosing_probes(opened, 60, 0)
+    assert [probe.name for probe in probes] == [*RULES, "task"]
+    assert {len(probe.texts) for probe in probes} == {60}
+    told = {text for probe in forgetting_probes.telling_probes(opened) for text in probe.texts}
+    assert all(set(probe.texts).isdisjoint(told) for probe in probes)
+    words = set(left.texts)
+    bare = [" ".join(word for word in text.split() if not word.startswith("tau")) for text in probes[1].texts]
+    assert set(bare) <= words
+
+
+def test_the_tiny_scale_has_further_texts_made():
+    made = Source(Path("run"), "study shortcuts", {"data": None, "seed": 0}, 0)
+    known = forgetting_probes.make_tiny_text(0)
+    found = forgetting_probes.untrained_texts(made, 70)
+    assert len(found) == 70
+    assert set(found.texts).isdisjoint(text for part in known.values() for text in part.texts)
+    assert set(found.labels) == {0, 1}
+
+
+def test_a_study_that_left_no_texts_cannot_choose(source):
+    (opened,) = open_sources([source])
+    everything = replace(opened, settings={**opened.settings, "sentences": 960})
+    with pytest.raises(InputError, match="others, by their hash"):
+        forgetting_probes.untrained_texts(everything, 80)
+    whole, _ = read_splits(opened.settings["data"])
+    hashes = {**opened.settings["data_sha256"], "train": whole.sample(960, 0).sha256}
+    with pytest.raises(InputError, match=r"50 training texts or more.*found 40 of 1000"):
+        forgetting_probes.untrained_texts(replace(opened, settings={**everything.settings, "data_sha256": hashes}), 80)
+
+
+def test_the_knowledge_was_there_and_each_choice_is_that_of_the_records(finished):
+    records = read_records(finished)
+    alone = {(r["split"], r["model"], r["probe"]): r["value"] for r in records if r["kind"] == "measurement"}
+    for split in ("validation", "test"):
+        for rule in RULES:
+            assert alone[split, rule, rule] > alone[split, "control", rule] + 0.2
+    assert alone["test", "tic+op", "tic"] > 0.9
+    assert alone["test", "tic+or", "tic"] > 0.9
+    found = ForgettingFacts(records)
+    assert found.missing() == []
+    assert found.chosen.keys() == {one.row for one in SOME}
+    average = next(r["task"] for r in found.tried if r["row"] == AVERAGE)
+    for one in SOME:
+        tried = [Tried(r["parameters"], r["unshared_clipped"], r["task"]) for r in found.tried if r["row"] == one.row]
+        assert [dict(t.parameters) for t in tried] == list(one.grid)
+        assert found.chosen[one.row]["parameters"] == choose(tried, average).parameters
+    points = [r for r in records if r["kind"] == "point"]
+    assert len({r["model"] + r["split"] + r["part"] for r in points}) == len(points), "no point is recorded twice"
+
+
+def test_each_number_of_the_table_is_that_of_the_points(finished):
+    """Retention above the floor, above the control and the task's accuracy, from values per text and nothing else."""
+    records = read_records(finished)
+    alone = {(r["model"], r["probe"]): decode_values(r["values"]).mean() for r in records
+             if r["kind"] == "measurement" and r["split"] == "test"}  # fmt: skip
+    table = next(b for b in pairs_blocks(records) if isinstance(b, Table) and b.title.startswith("Pairs of"))
+    chosen = {r["row"]: r["parameters"] for r in records if r["kind"] == "chosen"}
+    for row in table.rows:
+        points = [r for r in records if r["kind"] == "point" and (r["part"], r["split"], r["row"]) == ("pairs", "test", row[0])
+                  and r["parameters"] == chosen[row[0]]]  # fmt: skip
+        assert len(points) == 3
+        raw, unshared, clipped = [], [], []
+        for point in points:
+            of_rules, of_unshared = [], []
+            for rule, other in (point["case"], point["case"][::-1]):
+                fused, control = decode_values(point["probes"][rule]["values"]).mean(), alone["control", rule]
+                floor = max(control, alone[other, rule])
+                of_rules.append((fused - control) / (alone[rule, rule] - control))
+                if alone[rule, rule] - floor >= 0.1:
+                    of_unshared.append((fused - floor) / (alone[rule, rule] - floor))
+            raw.append(np.mean(of_rules))
+            unshared += [np.mean(of_unshared)] if of_unshared else []
+            clipped += [np.mean(np.maximum(of_unshared, 0))] if of_unshared else []
+        task = np.mean([decode_values(point["probes"]["task"]["values"]).mean() for point in points])
+        assert row[2].startswith(f"{np.mean(clipped):.3f} ["), row
+        assert row[3].startswith(f"{np.mean(unshared):.3f} ["), row
+        assert row[4].startswith(f"{np.mean(raw):.3f} ["), row
+        assert row[6].startswith(f"{task:.3f} ["), row
+
+
+def test_shared_numbers_and_the_dial_are_there(finished):
+    records = read_records(finished)
+    (_, table) = shared_blocks(records)
+    assert [row[0] for row in table.rows] == [one.row for one in SOME]
+    point = next(r for r in records if r["kind"] == "point" and (r["part"], r["row"]) == ("shared", AVERAGE))
+    alone = {(r["model"], r["probe"]): r["value"] for r in records if r["kind"] == "measurement" and r["split"] == "test"}
+    both = (alone["tic+op", "tic"] + alone["tic+or", "tic"]) / 2
+    kept = (point["probes"]["tic"]["value"] - alone["control", "tic"]) / (both - alone["control", "tic"])
+    assert table.rows[0][1].startswith(f"{kept:.3f} [")
+    numbers = [b for b in numbers_blocks(records) if isinstance(b, Table)]
+    assert numbers[0].header == ["method", "2", "3"]
+    by_row = {row[0]: row for row in numbers[1].rows}
+    assert by_row["slerp"][2] == "", "it takes two models alone"
+    three = [r for r in records if r["kind"] == "point" and (r["part"], r["row"], len(r["case"])) == ("numbers", AVERAGE, 3)]
+    assert by_row[AVERAGE][2].startswith(f"{three[0]['probes']['task']['value']:.3f} [")
+    dial = next(b for b in pairs_blocks(records) if isinstance(b, Table) and b.title.startswith("The dial"))
+    assert [row[0] for row in dial.rows] == ["0", "1"]
+    # At lambda 1 task arithmetic with weights that sum to one is the average, at 0 the start, which knows no rule.
+    average = next(r for r in records if r["kind"] == "forgetting_result" and (r["part"], r["row"]) == ("pairs", AVERAGE))
+    assert dial.rows[1][3].startswith(f"{average['task']['value']:.3f}")
+
+
+def test_a_study_that_was_stopped_goes_on_and_is_asked_for_more(source, finished, tmp_path, monkeypatch):
+    whole = facts(read_records(finished))
+    add, count = Run.add, 60
+
+    def stop(run, kind, /, **fields):
+        if len(run.records) >= count:
+            raise KeyboardInterrupt
+        return add(run, kind, **fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_forgetting_study(small(source), tmp_path / "run")
+    page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+    assert "not finished" in page
+    assert "parts (" in page
+    run_forgetting_study(small(source), tmp_path / "run")
+    assert facts(read_records(tmp_path / "run")) == whole
+    file = tmp_path / "run/records.jsonl"
+    before = file.read_bytes()
+    run_forgetting_study(small(source), tmp_path / "run")
+    assert file.read_bytes() == before, "nothing is done twice"
+    more = (*SOME, Contender("model_stock", "model_stock"))
+    records = run_forgetting_study(small(source, parts=("pairs",), contenders=more), tmp_path / "run")
+    assert [r for r in records if r["kind"] == "chosen"][-1]["row"] == "model_stock"
+    assert ForgettingFacts(records).missing() == ["numbers", "shared"], "of the new method"
+    other = (*SOME[:-1], replace(SOME[-1], grid=({"density": 0.3},)))
+    with pytest.raises(InputError, match="the settings of ties that the run began with"):
+        run_forgetting_study(small(source, contenders=other), tmp_path / "run")
+
+
+def test_the_report_shows_it_and_says_how_to_repeat_it(source, finished, tmp_path):
+    page = write_report([finished], tmp_path / "page.md").read_text()
+    assert f"fuseforget study forgetting --from {source} --part pairs --part numbers --part shared --seed 0 -o RUN" in page
+    assert "not finished" not in page
+    for name in ("frontier-unshared_clipped", "frontier-retention", "dial", "forgetting-numbers"):
+        assert (tmp_path / f"page-{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "tic beside or" in page, "what the other model solves as well is left out by name"
+    command = [sys.executable, "-m", "fuseforget", "report", finished, "-o", tmp_path / "page.html"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def result(unshared: float, low: float, high: float, task: float, task_low: float) -> dict:
+    left = {"value": unshared, "low": low, "high": high}
+    return {"row": "x", "unshared": left, "unshared_clipped": left,
+            "task_difference": {"value": task, "low": task_low, "high": 0.02}}  # fmt: skip
+
+
+def test_verdicts_and_the_frontier_by_hand():
+    assert verdict(result(0.05, 0.0, 0.09, 0.0, -0.004)) == "reached, clearly"
+    assert verdict(result(0.05, 0.0, 0.12, 0.0, -0.004)) == "reached"
+    assert verdict(result(0.05, 0.0, 0.09, -0.005, -0.02)) == "reached"
+    assert verdict(result(0.2, 0.1, 0.3, -0.01, -0.02)) == "not: too much left, task lower"
+    assert verdict({**result(0, 0, 0, 0, 0), "unshared_clipped": None}) == "nothing unshared"
+    assert (
+        best([result(0.0, 0, 0, -0.1, -0.2), result(0.3, 0, 1, 0.0, 0.0), result(0.2, 0, 1, 0.0, 0.0)])["unshared"]["value"]
+        == 0.2
+    )
+    assert best([result(0.0, 0, 0, -0.1, -0.2)]) is None
+    assert undominated([(0.5, 0.9), (0.1, 0.8), (0.3, 0.7), (0.1, 0.6), (0.6, 0.9)]) == [(0.1, 0.8), (0.5, 0.9)]
+    kept = {"value": 0.95, "low": 0.92, "high": 1.0}
+    assert stays({"kept": kept}) == "clearly"
+    assert stays({"kept": {**kept, "low": 0.8}}) == "yes"
+    assert stays({"kept": {**kept, "value": 0.85}}) == "no"
+    assert stays({"kept": None}) == "nothing known"
+
+
+def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    refused = [
+        ([source, source], "the same study"),
+        ([source, copy], "the same study"),
+        ([finished], "a run of study forgetting"),
+        ([tmp_path / "nothing"], "nothing"),
+    ]
+    for paths, message in refused:
+        with pytest.raises(InputError, match=message):
+            open_sources(paths)
+    begun = copy / "run.json"
+    before = begun.read_text()
+    begun.write_text(re.sub(r'"ratio": 2.0', '"ratio": 1.0', before))
+    with pytest.raises(InputError, match=r"expected the study of .* with another seed, found other ratio"):
+        open_sources([source, copy])
+    begun.write_text(re.sub(r'"steps": 2', '"steps": 3', before))
+    with pytest.raises(InputError, match="found seed 0 as there"):
+        open_sources([source, copy])
+    begun.write_text(re.sub(r'(  "seed": )0', r"\g<1>5", before))
+    assert [one.seed for one in open_sources([source, copy])] == [0, 5]
+    twin = tmp_path / "other" / source.name
+    shutil.copytree(copy, twin)
+    with pytest.raises(InputError, match="directories of different names"):
+        open_sources([source, twin])
+    shutil.rmtree(copy / "models/op")
+    with pytest.raises(InputError, match="a finished study shortcuts, found no model op"):
+        open_sources([copy])
+    lines = (twin / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (twin / "records.jsonl").write_bytes(b"".join(line for line in lines if b'"kind":"bound"' not in line))
+    with pytest.raises(InputError, match="found one without its conclusions"):
+        open_sources([twin])
+    with pytest.raises(InputError, match="expected a model mt, found none"):
+        open_sources([source])[0].model("mt")
+
+
+def test_parts_that_the_sources_do_not_allow_are_refused(source, finished, tmp_path):
+    assert list(PARTS)[:3] == ["pairs", "numbers", "shared"]
+    bare = tmp_path / "bare"
+    shutil.copytree(source, bare)
+    shutil.rmtree(bare / "models/tic+op")
+    with pytest.raises(InputError, match="part shared: expected a shortcut study with its part shared"):
+        study("forgetting", tmp_path / "run", source=[bare], parts=("shared",))
+    with pytest.raises(InputError, match=r"part: expected one of pairs, numbers, shared.* found lasts"):
+        study("forgetting", tmp_path / "run", source=source, parts=("lasts",))
+    with pytest.raises(InputError, match="--from RUN"):
+        study("forgetting", tmp_path / "run")
+    with pytest.raises(InputError, match="options among --from, --part, found --base"):
+        study("forgetting", tmp_path / "run", source=source, base="x")
+    with pytest.raises(InputError, match=r"one shortcut study .*found 2 runs"):
+        study("fisher", tmp_path / "run", source=[source, bare])
+    with pytest.raises(InputError, match="average among them"):
+        small(source, contenders=SOME[1:])
+    with pytest.raises(InputError, match="texts: expected 50 or more"):
+        small(source, texts=20)
+    assert not (tmp_path / "run").exists()
+    command = [
+        sys.executable,
+        "-m",
+        "fuseforget",
+        "study",
+        "forgetting",
+        "--from",
+        source,
+        "--from",
+        source,
+        "-o",
+        tmp_path / "run",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "the same study" in done.stderr
+    taken = tmp_path / "taken"
+    shutil.copytree(finished, taken)
+    with pytest.raises(InputError, match="not fewer"):
+        run_forgetting_study(small(bare), taken)
