@@ -1,0 +1,1 @@
+"""Fusing made to forget: methods proved or disproved on the models of finished studies."""
