@@ -22,13 +22,13 @@ from fuseforget.records import Record, Run, encode_values, read_records, read_ru
 from fuseforget.studies.bias.answers import grouped, predictions
 from fuseforget.studies.bias.models import at_ratio
 from fuseforget.studies.forgetting.bias_results import ALONE, GAPS, both, conclude_bias, learned_in
-from fuseforget.studies.forgetting.fusions import AVERAGE, Contends, Fusion, fusions_of
+from fuseforget.studies.forgetting.fusions import AVERAGE, Contends, Finished, Fusion, Studied, fusions_of
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
 
-__all__ = ["ALLOWANCE", "BiasCase", "BiasModels", "Candidate", "choose_least_biased", "measure_bias", "read_bias_models"]
+__all__ = ["BiasCase", "BiasModels", "Candidate", "choose_least_biased", "do_bias", "measure_bias", "read_bias_models"]
 
-ALLOWANCE = 0.005  # of accuracy below the average's, that a setting may cost
+COMMAND = "study bias"
 SETS = ("validation", "test")
 Say = Callable[[str], None]
 Codes = npt.NDArray[np.int64]
@@ -114,7 +114,7 @@ def read_bias_models(path: Path) -> BiasModels:
         InputError: another study, or one whose models are not all there, or texts that its records are not about.
     """
     about, records = read_run(path), read_records(path)
-    if about["command"] != "study bias":
+    if about["command"] != COMMAND:
         raise InputError(str(path), expected="a run of study bias", found=f"a run of {about['command']}")
     settings = about["settings"]
     pair = settings["attributes"][0], settings["attributes"][1]
@@ -135,8 +135,15 @@ def read_bias_models(path: Path) -> BiasModels:
     return found
 
 
+def do_bias(run: Run, sources: Sequence[Finished], settings: Studied, workers: Workers, say: Say) -> None:
+    """The part ``bias``: :func:`measure_bias` of every study of bias among the sources."""
+    for source in sources:
+        if source.command == COMMAND:
+            measure_bias(run, source.name, source.path, settings.contenders, settings.allowance, workers, say)
+
+
 def measure_bias(
-    run: Run, source: str, path: Path, contenders: Sequence[Contends], workers: Workers, say: Say
+    run: Run, source: str, path: Path, contenders: Sequence[Contends], allowance: float, workers: Workers, say: Say
 ) -> None:  # fmt: skip
     """Ask every contender's settings, choose one of each, ask these on all cases, and record what they come to.
 
@@ -145,6 +152,7 @@ def measure_bias(
 
     Args:
         source: what the records call the study.
+        allowance: how far below the average's the accuracy of a chosen setting may be on validation texts.
     """
     study = read_bias_models(path)
     bench = _Bench(run, source, study, workers, say)
@@ -154,18 +162,20 @@ def measure_bias(
     if not learned:
         say(f"{source}: no model took on its bias; nothing can be forgotten")
         return
-    chosen = _choose(bench, contenders, learned)
+    chosen = _choose(bench, contenders, learned, allowance)
     for case in study.cases():
         bench.ask(case, chosen, "test")
     conclude_bias(run, source, study.pair, {a: grouped(study.splits["test"], a) for a in study.pair}, learned)
 
 
-def choose_least_biased(candidates: Sequence[Candidate], average: float, allowance: float = ALLOWANCE) -> tuple[Candidate, bool]:
+def choose_least_biased(candidates: Sequence[Candidate], average: float, allowance: float) -> tuple[Candidate, bool]:
     """The candidate with the least bias among those whose accuracy is at most ``allowance`` below the average's.
 
     Where there is none, the one with the highest accuracy. Returned with whether there was one.
     """
-    sound = [one for one in candidates if one.accuracy >= average - allowance]
+    sound = [
+        one for one in candidates if one.accuracy >= average - allowance - 1e-9
+    ]  # shares of right answers differ in rounding
     if sound:
         return min(sound, key=lambda one: one.bias), True
     return max(candidates, key=lambda one: one.accuracy), False
@@ -216,7 +226,7 @@ class _Bench:
 
     def _point(self, case: BiasCase, fusion: Fusion, split: str) -> Point:
         models = tuple(self.study.file(case.seed, model) for model in case.models)
-        base = self.study.file(case.seed, "start") if fusion.needs_base else None
+        base = self.study.file(case.seed, "start") if fusion.takes_base else None
         return Point(
             {"model": f"{case.name} by {fusion.label}"}, models, fusion.weights(len(models)), (split,), fusion.method, base,
             case.seed, fusion.parameters,
@@ -252,14 +262,14 @@ def _learned(bench: _Bench) -> list[str]:
     return learned_in(bench.run, bench.source)
 
 
-def _choose(bench: _Bench, contenders: Sequence[Contends], learned: Sequence[str]) -> list[Fusion]:
+def _choose(bench: _Bench, contenders: Sequence[Contends], learned: Sequence[str], allowance: float) -> list[Fusion]:
     """The chosen setting of each contender, recorded with what spoke for it."""
     case, chosen, level = bench.study.chooser(), [], 0.0
     for fusions in fusions_of(contenders, len(case.models)):
         bench.ask(case, fusions, "validation")
         candidates = [_candidate(bench, case, fusion, learned) for fusion in fusions]
         level = candidates[0].accuracy if fusions[0] == AVERAGE else level
-        best, sound = choose_least_biased(candidates, level)
+        best, sound = choose_least_biased(candidates, level, allowance)
         fields: Record = {"part": "bias", "source": bench.source, **best.fusion.where}
         if bench.run.find("chosen", **fields) is None:
             bench.run.add("chosen", **fields, sound=sound, accuracy=best.accuracy, bias=best.bias, average=level)

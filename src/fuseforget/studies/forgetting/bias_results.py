@@ -61,12 +61,12 @@ def conclude_bias(run: Run, source: str, pair: Sequence[str], of: Mapping[str, G
     results = _Results(points, pair, of, learned)
     groups = dict.fromkeys(r["group"] for r in points if r["group"] != ALONE.row)
     for group in [g for g in groups if not _shared(g) or g in map(both, learned)]:
-        rows = list(dict.fromkeys(r["contender"] for r in points if r["group"] == group))
+        rows = list(dict.fromkeys(r["row"] for r in points if r["group"] == group))
         where: Record = {"part": "bias", "source": source, "group": group}
-        if any(run.find("forgetting_result", **where, contender=row) is None for row in rows):
+        if any(run.find("forgetting_result", **where, row=row) is None for row in rows):
             for row, found in results.of_group(group, rows).items():
-                if run.find("forgetting_result", **where, contender=row) is None:
-                    run.add("forgetting_result", **where, contender=row, **found)
+                if run.find("forgetting_result", **where, row=row) is None:
+                    run.add("forgetting_result", **where, row=row, **found)
 
 
 class _Results:
@@ -79,7 +79,7 @@ class _Results:
         self._alone = {(r["seed"], r["models"][0]): r for r in points if r["group"] == ALONE.row}
         self._at: dict[tuple[str, str], list[Record]] = {}
         for record in points:
-            self._at.setdefault((record["group"], record["contender"]), []).append(record)
+            self._at.setdefault((record["group"], record["row"]), []).append(record)
 
     def of_group(self, group: str, rows: Sequence[str]) -> dict[str, Record]:
         """What each contender comes to on a group of cases, with p-values that are corrected over all of them."""
@@ -95,7 +95,7 @@ class _Results:
         parts = [one for by_metric in lost.values() for found in by_metric.values() for one in found]
         alone = [self._alone[r["seed"], m] for r in records for m in r["models"]]
         return {
-            **{key: records[0][key] for key in ("method", "parameters", "weight")},
+            **{key: records[0][key] for key in ("method", "parameters")},
             "seeds": [r["seed"] for r in records],
             "accuracy": _mean([r["metrics"]["accuracy"] for r in records]),
             "own_accuracy": _ends([r["metrics"]["accuracy"] for r in alone]),

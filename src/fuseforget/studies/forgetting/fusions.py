@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from fuseforget.methods import METHODS, Value
+from fuseforget.methods import Value
 from fuseforget.records import Record
 
-__all__ = ["AVERAGE", "Contends", "Fusion", "fusions_of", "scaled_averages"]
+__all__ = ["AVERAGE", "Contends", "Finished", "Fusion", "Studied", "fusions_of"]
 
 
 class Contends(Protocol):
-    """A contender: a method with the settings among which one is chosen for it."""
+    """A method with the settings among which one is chosen (:class:`fuseforget.studies.forgetting.contenders.Contender`)."""
 
     @property
     def row(self) -> str: ...
@@ -27,43 +28,68 @@ class Contends(Protocol):
     @property
     def weight(self) -> float | None: ...
 
+    @property
+    def takes_base(self) -> bool: ...
+
+    def takes(self, count: int, /) -> bool: ...
+
+
+class Finished(Protocol):
+    """A finished study (:class:`fuseforget.studies.forgetting.sources.Source`)."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class Studied(Protocol):
+    """What is asked of a study of forgetting (:class:`fuseforget.studies.forgetting.settings.ForgettingStudy`)."""
+
+    @property
+    def contenders(self) -> Sequence[Contends]: ...
+
+    @property
+    def allowance(self) -> float: ...
+
+    @property
+    def seed(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Fusion:
     """A contender at one of its settings.
 
     Attributes:
-        row: what the contender is called.
+        row: what tables call the contender.
         weight: of each model; None: the method's default.
+        takes_base: whether the start is given as the base.
     """
 
     row: str
     method: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     weight: float | None = None
+    takes_base: bool = False
 
     @property
     def label(self) -> str:
         """What is fused and how, whoever asks for it: equal for two contenders that are the same here."""
         settings = [f"{name}={value:g}" for name, value in sorted(self.parameters.items())]
-        return " ".join([self.method, *settings, *([] if self.weight is None else [f"weight={self.weight:g}"])])
-
-    @property
-    def needs_base(self) -> bool:
-        return METHODS[self.method].base == "required"
+        more = [*([] if self.weight is None else [f"weight={self.weight:g}"]), *(["with base"] if self.takes_base else [])]
+        return " ".join([self.method, *settings, *more])
 
     @property
     def where(self) -> Record:
         """What records call it."""
-        return {"contender": self.row, "method": self.method, "parameters": dict(self.parameters), "weight": self.weight}
+        return {"row": self.row, "method": self.method, "parameters": dict(self.parameters)}
 
     def weights(self, models: int) -> tuple[float, ...] | None:
         return None if self.weight is None else (self.weight,) * models
-
-    def takes(self, models: int) -> bool:
-        """Whether the method is for so many models."""
-        least, most = METHODS[self.method].models
-        return models >= least and (most is None or models <= most)
 
 
 AVERAGE = Fusion("average", "average")  # what every contender is compared with
@@ -73,11 +99,5 @@ def fusions_of(contenders: Sequence[Contends], models: int) -> Iterator[list[Fus
     """The settings of each contender that is for so many models, the average's first."""
     yield [AVERAGE]
     for one in contenders:
-        settings = [Fusion(one.row, one.method, parameters, one.weight) for parameters in one.grid]
-        if one.row != AVERAGE.row and settings and settings[0].takes(models):
-            yield settings
-
-
-def scaled_averages(row: str, scales: Sequence[float]) -> list[Fusion]:
-    """The average's change from the base, only shorter or longer."""
-    return [Fusion(row, "task_arithmetic", {"lambda": scale}) for scale in scales]
+        if one.row != AVERAGE.row and one.takes(models):
+            yield [Fusion(one.row, one.method, parameters, one.weight, one.takes_base) for parameters in one.grid]
