@@ -90,13 +90,12 @@ class _Bench:
             more: sets besides the models' own, the shared and the validation rows.
         """
         sets = [self.halves.set_name(name) for name in (*case.parents, SHARED, VALIDATION, *more)]
-        readings = {
-            name: self._reading(case, fusion, sets) for fusion in fusions if self._lacks(name := case.model(fusion), sets)
-        }
-        rows = {name: self._scorer.sets[name] for one in readings.values() for name in one.sets}
+        asked = {case.model(fusion): fusion for fusion in fusions}
+        readings = [self._reading(case, fusion, sets) for name, fusion in asked.items() if self._scorer.lacks(sets, model=name)]
+        rows = {name: self._scorer.sets[name] for one in readings for name in one.sets}
         reader = FusedReader(self.corpus.base, rows, {name: self._scorer.masks(name) for name in rows})
-        read = self.workers.each(reader, readings.values(), name=lambda one: one.name)
-        for reading, found in zip(readings.values(), read, strict=True):
+        read = self.workers.each(reader, readings, name=lambda one: one.name)
+        for reading, found in zip(readings, read, strict=True):
             for name in reading.sets:
                 self._scorer.keep(name, found[name], model=reading.name)
             self.say(f"{reading.name}: energies on {', '.join(reading.sets)}")
@@ -107,14 +106,11 @@ class _Bench:
     def find(self, case: Case, fusion: Fusion, split: str) -> Record | None:
         return self.run.find("point", **_where(case, fusion), split=split)
 
-    def _lacks(self, model: str, sets: Sequence[str]) -> list[str]:
-        return self._scorer.lacks(sets, model=model)
-
     def _reading(self, case: Case, fusion: Fusion, sets: Sequence[str]) -> Reading:
         name, models = case.model(fusion), tuple(str(self.path / "models" / parent) for parent in case.parents)
         return Reading(
             name, models, fusion.method, str(self.corpus.base) if fusion.takes_base else None, fusion.weights(len(models)),
-            tuple(self._lacks(name, sets)), self.seed, fusion.parameters,
+            tuple(self._scorer.lacks(sets, model=name)), self.seed, fusion.parameters,
         )  # fmt: skip
 
     def _measure(self, case: Case, fusion: Fusion, split: str) -> None:
@@ -139,8 +135,8 @@ def _knows(case: Case, say: Say) -> bool:
     fields: Record = {"part": "memorization", "source": case.halves.source, "case": case.name}
     known = case.halves.run.find("knowledge", **fields)
     if known is None:
-        sides = [case.energies(UNSHARED, None, SPLITS[0], shift) for shift in (0, 1)]
-        found = compare_alr(*sides, case.reference(UNSHARED, None, SPLITS[0]))
+        own, other = (case.energies(UNSHARED, None, SPLITS[0], shift) for shift in (0, 1))
+        found = compare_alr(own, other, case.reference(UNSHARED, None, SPLITS[0]))
         known = case.halves.run.add("knowledge", **fields, learned=found.high < 0, **asdict(found))
     if not known["learned"]:
         say(f"{case.halves.source}, {case.name}: the models memorised nothing that could be forgotten")

@@ -92,8 +92,9 @@ class Case:
             shift: 0 for single models on their own rows; else on those of the model so many places before.
         """
         sets = self.parents if on == UNSHARED else (on,) * (1 if model else len(self.parents))
-        readers = [model] * len(sets) if model else [*self.parents[shift:], *self.parents[:shift]]
-        return list(zip([one or "" for one in readers], sets, strict=True))
+        if model is not None:
+            return [(model, name) for name in sets]
+        return list(zip([*self.parents[shift:], *self.parents[:shift]], sets, strict=True))
 
     def energies(self, on: str, model: str | None, split: str, shift: int = 0) -> Energies:
         return self.halves.read(self.where(on, model, shift), split)
