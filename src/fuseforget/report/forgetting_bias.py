@@ -20,7 +20,7 @@ AVERAGE, ALONE = "average", "alone"
 GAPS = ("demographic_parity", "tpr_gap")
 STYLES = ("-", "--", ":", "-.")
 NOTE = (
-    "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; the mean over both gaps, the attributes "
+    "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; mean over both gaps, the attributes "
     "and the seeds. In brackets 95 % bootstrap intervals over sentences, means over the seeds. Stars: the difference "
     "from the average, on the same texts, is beyond chance (p < .05, corrected over all of the group's tests). Settings were "
     "chosen on validation texts of the first seed; (*) after a row: no setting of it kept the average's accuracy there, the "
