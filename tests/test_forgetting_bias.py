@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import make_bert
+from forgetting_asked import Asked, Method, Source
 from fuseforget.errors import InputError, Stopped
 from fuseforget.fuse import fuse
 from fuseforget.knowledge.fairness import Grouped, fairness
-from fuseforget.methods import METHODS, Value
 from fuseforget.models import encode_batches, load_classifier, predict
 from fuseforget.records import Run, decode_values, facts, read_records
 from fuseforget.report.blocks import Details, Pictures, Table
@@ -29,39 +27,6 @@ from fuseforget.studies.forgetting.bias_source import read_bias_models
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.workers import Here
 from test_study_bias import settings_of, write
-
-
-@dataclass(frozen=True)
-class Method:
-    """A contender as the part sees it."""
-
-    row: str
-    method: str
-    grid: tuple[Mapping[str, Value], ...] = ({},)
-    weight: float | None = None
-
-    @property
-    def takes_base(self) -> bool:
-        return METHODS[self.method].base == "required"
-
-    def takes(self, count: int) -> bool:
-        most = METHODS[self.method].models[1]
-        return most is None or count <= most
-
-
-@dataclass(frozen=True)
-class Source:
-    path: Path
-    command: str
-    name: str
-
-
-@dataclass(frozen=True)
-class Asked:
-    contenders: tuple[Method, ...]
-    allowance: float = 0.005
-    seed: int = 0
-
 
 CONTENDERS = (
     Method("average", "average"),
