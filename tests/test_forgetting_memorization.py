@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fuseforget.errors import InputError, Stopped
 from fuseforget.fuse import fuse
 from fuseforget.knowledge import tpr_at
 from fuseforget.models import energies, load_language_model
-from fuseforget.records import Run, decode_values, facts, read_records
+from fuseforget.records import Run, facts, read_records
 from fuseforget.report.blocks import Details, Pictures, Table
 from fuseforget.report.forgetting_memorization import memorization_blocks
 from fuseforget.report.markdown import render_markdown
@@ -26,8 +27,7 @@ from fuseforget.studies.forgetting.memorization_results import SHRUNK
 from fuseforget.studies.forgetting.memorization_source import open_corpus
 from fuseforget.studies.memorization import run_memorization_study
 from fuseforget.workers import Here
-from memorization_runs import make_inputs
-from test_study_memorization import brief
+from memorization_runs import make_inputs, settings_of
 
 CONTENDERS = (
     Method("average", "average"),
@@ -48,7 +48,8 @@ def measure(run: Path, source: Path, stop=None) -> list[dict]:
 def source(tmp_path_factory):
     """A study of three models, not to be written to."""
     home = tmp_path_factory.mktemp("memorization")
-    run_memorization_study(brief(*make_inputs(home, epochs=2)), home / "run")
+    settings = settings_of(*make_inputs(home))
+    run_memorization_study(replace(settings, parts=(), canaries=0), home / "run")
     return home / "run"
 
 
@@ -62,11 +63,12 @@ def results(records: list[dict]) -> dict:
 
 
 def test_rows_are_known_and_the_unshared_ones_are_forgotten(records):
+    # Margins are those of the same models in test_study_memorization: own rows .06 to .08, others' 2.3 to 3.4, seeds 0 to 2.
     known = {r["case"]: r for r in records if r["kind"] == "knowledge"}
     at = results(records)
     for case in known:
         assert known[case]["learned"]
-        assert known[case]["value"] < -1  # an ALR of others' rows above 1, of one's own near 0
+        assert known[case]["value"] < -1
         single, average = at[case, "alone"], at[case, "average"]
         assert max(single["unshared"]["high"], single["shared"]["high"], *(r["high"] for r in single["by_model"].values())) < 0.2
         assert average["unshared"]["low"] > single["unshared"]["high"]
@@ -223,10 +225,3 @@ def test_the_report_shows_what_the_records_say(records):
     assert memorization_blocks([]) == []
     begun = [r for r in records if r["kind"] != "forgetting_result"]
     assert "Not finished" in render_markdown(memorization_blocks(begun), lambda picture: picture.name)
-
-
-def test_energies_are_kept_for_other_measures(records):
-    """What is recorded of a fused model's rows is enough for any metric of energies later."""
-    one = next(r for r in records if r["kind"] == "energies" and r["model"].startswith("rows: AB by ties"))
-    tokens = next(r for r in records if r["kind"] == "tokens" and r["set"] == one["set"])
-    assert len(decode_values(one["sums"])) == len(decode_values(tokens["tokens"])) > 0
