@@ -112,6 +112,13 @@ def test_the_average_shrunk_to_its_own_place_is_itself(records):
         assert one["at_equal"]["perplexity"]["gain"]["value"] <= 1e-6
 
 
+def test_what_lies_beyond_the_average_is_not_held_against_shrinking(records):
+    """A stretched average would be reached at scales above 1, where it forgets by being broken."""
+    reached = [one for r in results(records).values() for one in r.get("at_equal", {}).values() if one["reached"]]
+    assert reached
+    assert all(0 <= one["scale"] <= 1 for one in reached)
+
+
 def test_only_the_chosen_are_asked_about_control_rows_and_equal_fusions_once(records):
     read = Counter((r["model"], r["set"]) for r in records if r["kind"] == "energies")
     assert max(read.values()) == 1

@@ -10,6 +10,7 @@ from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
 from fuseforget.report.forgetting_bias import settings_in_words
 from fuseforget.report.memorization_facts import exact
+from fuseforget.report.memorization_figures import plain_log_scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,8 @@ NOTE = (
 EQUAL_NOTE = (
     "Gain: unshared ALR less that of the average whose change from the base is shrunk until it has the same perplexity, or the "
     "same ALR on shared rows (linear between scales; of several such scales the one that is best for the average). Above 0 a "
-    "method forgets more than shrinking does. Intervals are paired over rows, at that scale. Not reached: no scale has it."
+    "method forgets more than shrinking does. Intervals are paired over rows, at that scale. Not reached: no scale from 0 (the "
+    "base) to 1 (the average) has it, so shrinking says nothing about the method: see its perplexity and shared ALR above."
 )
 
 
@@ -74,7 +76,7 @@ def _lead(results: dict[str, Record]) -> list[str]:
     said = f": {', '.join(more)}" if more else ""
     lines.append(
         f"Of {len(others)} other methods {len(more)} forget more than the average shrunk to equal perplexity and to equal shared "
-        f"ALR, both beyond their intervals{said}."
+        f"ALR, both beyond their intervals{said}; {len(others) - len(reached)} are where no shrinking leads, in one or the other."
     )
     return lines
 
@@ -94,7 +96,7 @@ def draw_memorization_curves(records: Sequence[Record]) -> Figure:
             _draw_line(axes, own, side, look, row)
             told = [r for r in own if (row, r["parameters"]) in chosen]
             axes.plot(*_places(told, side), "o", markersize=11, markerfacecolor="none", color=look["color"])
-        axes.set_xscale("log")
+        plain_log_scale(axes)
         axes.set_xlabel(label)
         axes.set_ylabel("ALR on unshared rows (higher: forgotten)")
         axes.spines[["top", "right"]].set_visible(False)
