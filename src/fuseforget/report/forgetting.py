@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fuseforget.report.blocks import Block, Table, opening
+from fuseforget.report.forgetting_bias import bias_blocks
 from fuseforget.report.forgetting_facts import ForgettingFacts, Record
 from fuseforget.report.forgetting_lasting import lasting_blocks
+from fuseforget.report.forgetting_memorization import memorization_blocks
 from fuseforget.report.forgetting_numbers import numbers_blocks
 from fuseforget.report.forgetting_pairs import pairs_blocks, pairs_lead, pairs_table
 from fuseforget.report.forgetting_partial import partial_blocks
@@ -24,6 +26,8 @@ PART_BLOCKS: Mapping[str, Callable[[Sequence[Record]], list[Block]]] = {
     "shared": shared_blocks,
     "partial": partial_blocks,
     "lasting": lasting_blocks,
+    "bias": bias_blocks,
+    "memorization": memorization_blocks,
 }
 
 

@@ -11,7 +11,7 @@ from fuseforget.report.memorization_facts import BASE, OWN, SHARED, Memorization
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_alternatives", "draw_epochs", "draw_fixed", "draw_methods", "draw_numbers"]
+__all__ = ["draw_alternatives", "draw_epochs", "draw_fixed", "draw_methods", "draw_numbers", "plain_log_scale"]
 
 Record = dict[str, Any]
 STYLES = {OWN: "-", SHARED: "--"}
@@ -61,7 +61,7 @@ def draw_alternatives(facts: MemorizationFacts) -> Figure:
     )
     axes.axvline(facts.perplexity[BASE]["value"], color="#888", linewidth=0.8, linestyle=":", label="the base's perplexity")
     axes.axhline(1, color="#888", linewidth=0.8, linestyle=":")
-    _plain_log_scale(axes)
+    plain_log_scale(axes)
     axes.set_xlabel("perplexity on validation rows")
     axes.set_ylabel(f"ALR on rows {first} (lower: more memorised)")
     axes.legend(frameon=False, fontsize=8)
@@ -85,14 +85,14 @@ def draw_methods(facts: MemorizationFacts) -> Figure:
     perplexities.set_yticks(range(len(lines)), [])
     for axes, title in ((ratios, "ALR"), (perplexities, "perplexity")):
         axes.set_title(title, fontsize=11)
-        _plain_log_scale(axes)
+        plain_log_scale(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eee", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 
-def _plain_log_scale(axes: Any) -> None:
+def plain_log_scale(axes: Any) -> None:
     """A logarithmic scale across, its ticks written as numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

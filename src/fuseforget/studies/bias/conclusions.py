@@ -27,7 +27,7 @@ from fuseforget.studies.bias.choice import choose_weight
 from fuseforget.studies.bias.models import seeds_of
 from fuseforget.studies.bias.settings import BiasStudy
 
-__all__ = ["CENTRE", "GROUP_METRICS", "choose", "conclude", "line_name", "measure_answers"]
+__all__ = ["CENTRE", "GROUP_METRICS", "choose", "conclude", "line_name", "mean_difference", "mean_interval", "measure_answers"]
 
 OVERALL = ("accuracy", "f1")  # need no attribute
 GROUP_METRICS = (
@@ -204,11 +204,11 @@ def _add_rows(run: Run, attribute: str, of: Grouped, rows: Mapping[str, Sequence
     for row, of_seeds in rows.items():
         if run.find("row", attribute=attribute, row=row, seeds=seeds) is None:
             intervals = [fairness_intervals(metrics, of, one[None])[0] for one in of_seeds]
-            found = {metric: _mean([one[j] for one in intervals]) for j, metric in enumerate(metrics)}
+            found = {metric: mean_interval([one[j] for one in intervals]) for j, metric in enumerate(metrics)}
             run.add("row", attribute=attribute, row=row, seeds=seeds, metrics=found)
 
 
-def _mean(intervals: Sequence[Interval]) -> Record:
+def mean_interval(intervals: Sequence[Interval]) -> Record:
     ends = {key: float(np.mean([getattr(one, key) for one in intervals])) for key in ("value", "low", "high")}
     return {**ends, "n": intervals[0].n, "by_seed": [one.value for one in intervals]}
 
@@ -221,13 +221,13 @@ def _compare(run: Run, kind: str, of: Mapping[str, Grouped], pairs: Sequence[Pai
     family = {"seeds": seeds, "tests": len(pairs)}
     if all(run.find(kind, **pair.names, **family) is not None for pair in pairs):
         return
-    found = [_difference(pair.metric, of[pair.attribute], pair.one, pair.other) for pair in pairs]
+    found = [mean_difference(pair.metric, of[pair.attribute], pair.one, pair.other) for pair in pairs]
     for pair, record, corrected in zip(pairs, found, holm([r["p"] for r in found]), strict=True):
         if run.find(kind, **pair.names, **family) is None:
             run.add(kind, **pair.names, **record, p_holm=corrected, **family)
 
 
-def _difference(metric: str, of: Grouped, first: Sequence[Codes], second: Sequence[Codes]) -> Record:
+def mean_difference(metric: str, of: Grouped, first: Sequence[Codes], second: Sequence[Codes]) -> Record:
     """The mean over the seeds of the first's metric less the second's.
 
     Its interval is the mean of the seeds' intervals, as that of a row is. Twice the mean of the seeds' p-values is a p-value

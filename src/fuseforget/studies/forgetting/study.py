@@ -9,15 +9,17 @@ from pathlib import Path
 from fuseforget import stopping
 from fuseforget.errors import InputError
 from fuseforget.records import Record, Run
+from fuseforget.studies.forgetting.bias import do_bias
 from fuseforget.studies.forgetting.contenders import LEFT_OUT, Contender
 from fuseforget.studies.forgetting.examined import PAIR
 from fuseforget.studies.forgetting.lasting import do_lasting
+from fuseforget.studies.forgetting.memorization import do_memorization
 from fuseforget.studies.forgetting.numbers import do_numbers
 from fuseforget.studies.forgetting.pairs import do_pairs
 from fuseforget.studies.forgetting.partial import do_partial
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.shared import do_shared, lacking_shared
-from fuseforget.studies.forgetting.sources import SHORTCUTS, Source, describe_source, open_sources
+from fuseforget.studies.forgetting.sources import BIAS, MEMORIZATION, SHORTCUTS, Source, describe_source, open_sources
 from fuseforget.workers import Here, Workers
 
 __all__ = ["PARTS", "Part", "run_forgetting_study"]
@@ -57,6 +59,8 @@ PARTS: Mapping[str, Part] = {
     "shared": Part(do_shared, SHORTCUTS, lacking_shared),
     "partial": Part(do_partial, SHORTCUTS, lacking_pair),
     "lasting": Part(do_lasting, SHORTCUTS, lacking_pair),
+    "bias": Part(do_bias, BIAS),
+    "memorization": Part(do_memorization, MEMORIZATION),
 }
 
 

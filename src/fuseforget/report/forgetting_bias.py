@@ -1,0 +1,235 @@
+"""Which methods free biased models of their biases, from a study of forgetting's records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fuseforget.report.bias_facts import METRICS
+from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.facts import cell
+from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios"]
+
+Record = dict[str, Any]
+AVERAGE, ALONE = "average", "alone"
+GAPS = ("demographic_parity", "tpr_gap")
+STYLES = ("-", "--", ":", "-.")
+NOTE = (
+    "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; mean over both gaps, the attributes "
+    "and the seeds. In brackets 95 % bootstrap intervals over sentences, means over the seeds. Stars: the difference "
+    "from the average, on the same texts, is beyond chance (p < .05, corrected over all of the group's tests). Settings were "
+    "chosen on validation texts of the first seed; (*) after a row: no setting of it kept the average's accuracy there, the "
+    "nearest one is shown."
+)
+SHARED_NOTE = (
+    "Kept: the gap of the fused model over the mean gap of its two parents, which are both biased in the attribute: 1 is all, as "
+    "it should be of what is shared."
+)
+
+
+def bias_blocks(records: Sequence[Record]) -> list[Block]:
+    """Tables and figures of the part ``bias`` of each source; none where there are no records of it."""
+    own = [r for r in records if r.get("part") == "bias"]
+    sources = list(dict.fromkeys(r["source"] for r in own))
+    return [block for source in sources for block in _of_source([r for r in own if r["source"] == source], source)]
+
+
+def _of_source(records: Sequence[Record], source: str) -> list[Block]:
+    blocks: list[Block] = [Heading(f"Unshared bias goes, shared bias stays? ({source})"), *_knowledge(records)]
+    results = [r for r in records if r["kind"] == "forgetting_result"]
+    if not results:
+        return [*blocks, Paragraphs(["Not finished: nothing is concluded yet."], "warn")]
+    groups = list(dict.fromkeys(r["group"] for r in results))
+    main = _main_group(records)
+    blocks += [Paragraphs(_lead(results, main), "lead"), Pictures(_pictures(records, results, main))]
+    unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
+    blocks.append(_gaps_table([r for r in results if r["group"] == main], main, unsound))
+    ratios = [g for g in groups if g.startswith("ratio ")]
+    if len(ratios) > 1:
+        blocks.append(_ratios_table(results, ratios, unsound))
+    shared = [g for g in groups if g.startswith("both ")]
+    if shared:
+        blocks.append(_shared_table(results, shared, unsound))
+    return [*blocks, Details("The chosen settings", [_chosen_table(records)])]
+
+
+def _knowledge(records: Sequence[Record]) -> list[Block]:
+    known = [r for r in records if r["kind"] == "knowledge"]
+    lacking = [r["attribute"] for r in known if not r["learned"]]
+    if not lacking:
+        return []
+    return [Paragraphs([f"No clear bias was learned in {', '.join(lacking)}: it is left out of what is gone."], "warn")]
+
+
+def _main_group(records: Sequence[Record]) -> str:
+    """The group whose cases settings were chosen on."""
+    return next(
+        (str(r["group"]) for r in records if r["kind"] == "point" and r["split"] == "validation" and r["row"] == AVERAGE), ""
+    )
+
+
+def _lead(results: Sequence[Record], main: str) -> list[str]:
+    """What the average and the best other method take of the bias, and at what accuracy."""
+    at = {r["row"]: r for r in results if r["group"] == main}
+    if AVERAGE not in at or len(at) < 2:
+        return [f"{main}: only {', '.join(at)} yet."]
+    best = max((r for row, r in at.items() if row != AVERAGE), key=lambda r: r["gone_mean"]["value"])
+    average = at[AVERAGE]
+    return [
+        f"At {main} the average takes {_share(average['gone_mean'])} of the bias at accuracy {cell(average['accuracy'])}; "
+        f"{best['row']} takes the most of the others, {_share(best['gone_mean'])}, at {cell(best['accuracy'])}."
+    ]
+
+
+def _pictures(records: Sequence[Record], results: Sequence[Record], main: str) -> list[Picture]:
+    frontier = (
+        "Bias that is left (mean over both gaps and attributes, relative to the biased models) against accuracy: left every "
+        "setting on the validation texts of the first seed, right the chosen ones on test texts, means over the seeds."
+    )
+    pictures = [Picture("forgetting-bias", draw_bias_frontier(records, results, main), frontier, wide=True)]
+    if len({r["group"] for r in results if r["group"].startswith("ratio ")}) > 1:
+        caption = "How much of the bias is gone by the ratio of the training sets; bands: 95 % intervals."
+        pictures.append(Picture("forgetting-bias-ratios", draw_bias_ratios(results), caption))
+    return pictures
+
+
+def draw_bias_frontier(records: Sequence[Record], results: Sequence[Record], main: str) -> Figure:
+    """Accuracy against the bias that is left: settings on validation data, and chosen ones on test data."""
+    figure = blank_figure(11.0, 4.6)
+    panels = [figure.add_subplot(1, 2, number) for number in (1, 2)]
+    told = {r["row"]: (1 - r["gone_mean"]["value"], r["accuracy"]["value"]) for r in results if r["group"] == main}
+    tried = settings_on_validation(records)
+    for number, row in enumerate(told):
+        look: Record = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
+        points = sorted(tried.get(row, []))
+        panels[0].plot([x for x, _ in points], [y for _, y in points], linewidth=0.7, markersize=4, **look)
+        panels[1].plot(*[[value] for value in told[row]], linestyle="", markersize=7, label=row, **look)
+    for axes, title in zip(panels, ("all settings, validation texts", "chosen settings, test texts"), strict=True):
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("bias left (0 none, 1 as in the biased models)")
+        axes.set_ylabel("accuracy")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eee", linewidth=0.6)
+    panels[1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return figure
+
+
+def settings_on_validation(records: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
+    """Of each contender and setting the bias that is left, relative to the biased models', and the accuracy."""
+    points = [r for r in records if r["kind"] == "point" and r["split"] == "validation"]
+    learned = [r["attribute"] for r in records if r["kind"] == "knowledge" and r["learned"]]
+    alone = {(r["seed"], r["models"][0]): r["metrics"] for r in points if r["row"] == ALONE}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for r in [one for one in points if one["row"] != ALONE]:
+        shares = [r["metrics"][a][m]["value"] / alone[r["seed"], a][a][m]["value"] for a in learned for m in GAPS]
+        found.setdefault(r["row"], []).append((sum(shares) / len(shares), r["metrics"]["accuracy"]["value"]))
+    return found
+
+
+def draw_bias_ratios(results: Sequence[Record]) -> Figure:
+    """How much is gone by the ratio of the training sets, a line a contender."""
+    figure = blank_figure(8.0, 4.2)
+    axes = figure.add_subplot(1, 1, 1)
+    told = [r for r in results if r["group"].startswith("ratio ")]
+    for number, row in enumerate(dict.fromkeys(r["row"] for r in told)):
+        found = sorted((float(r["group"].removeprefix("ratio ")), r["gone_mean"]) for r in told if r["row"] == row)
+        where, colour = [ratio for ratio, _ in found], COLOURS[number % len(COLOURS)]
+        axes.fill_between(
+            where, [g["low"] for _, g in found], [g["high"] for _, g in found], color=colour, alpha=0.08, linewidth=0
+        )
+        style = STYLES[number // len(COLOURS) % len(STYLES)]
+        axes.plot(where, [g["value"] for _, g in found], style, color=colour, marker="o", markersize=4, label=row)
+    axes.set_xlabel("share of the favoured value within a label")
+    axes.set_ylabel("bias that is gone")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#ddd", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return figure
+
+
+def _gaps_table(results: Sequence[Record], main: str, unsound: set[str]) -> Table:
+    """Accuracy and both gaps of both attributes, the biased models' first, and what is gone."""
+    attributes = list(results[0]["gaps"])
+    header = ["method", "accuracy", *(f"{METRICS[m]}, {a}" for a in attributes for m in GAPS), "bias gone"]
+    first = results[0]
+    own = [_or_none(first["own_gaps"].get(a, {}).get(m)) for a in attributes for m in GAPS]
+    rows = [["biased models", cell(first["own_accuracy"]), *own, "0"]]
+    for r in results:
+        marks = _marks(r)
+        gaps = [f"{cell(r['gaps'][a][m])}{marks.get((a, m), '')}" for a in attributes for m in GAPS]
+        accuracy = f"{cell(r['accuracy'])}{marks.get((None, 'accuracy'), '')}"
+        rows.append([_named(r["row"], unsound), accuracy, *gaps, _share(r["gone_mean"])])
+    seeds = ", ".join(map(str, first["seeds"]))
+    return Table(f"Two models biased in one attribute each, {main}, seeds {seeds}", header, rows, NOTE)
+
+
+def _ratios_table(results: Sequence[Record], groups: Sequence[str], unsound: set[str]) -> Table:
+    at = {(r["group"], r["row"]): r for r in results}
+    names = list(dict.fromkeys(row for _, row in at))
+    ordered = sorted(groups, key=lambda g: float(g.removeprefix("ratio ")))
+    rows = []
+    for name in names:
+        found = [at.get((group, name)) for group in ordered]
+        cells = ["not yet" if r is None else f"{_share(r['gone_mean'])} at {r['accuracy']['value']:.3f}" for r in found]
+        rows.append([_named(name, unsound), *cells])
+    note = "How much of the bias is gone, and at what accuracy; settings as chosen at the study's ratio."
+    return Table("By the ratio of the training sets", ["method", *ordered], rows, note)
+
+
+def _shared_table(results: Sequence[Record], groups: Sequence[str], unsound: set[str]) -> Table:
+    at = {(r["group"], r["row"]): r for r in results}
+    rows = []
+    for name in dict.fromkeys(r["row"] for r in results if r["group"] in groups):
+        cells = []
+        for group in groups:
+            r = at.get((group, name))
+            cells += ["not yet", ""] if r is None else [_share(_kept(r["gone_mean"])), cell(r["accuracy"])]
+        rows.append([_named(name, unsound), *cells])
+    header = ["method", *(title for group in groups for title in (f"{group}: kept", "accuracy"))]
+    return Table("Two models that are biased the same way", header, rows, SHARED_NOTE)
+
+
+def _chosen_table(records: Sequence[Record]) -> Table:
+    rows = [
+        [r["row"], r["method"], settings_in_words(r["parameters"]), f"{r['accuracy']:.3f}", f"{r['bias']:.3f}",
+         "yes" if r["sound"] else "no"]
+        for r in records
+        if r["kind"] == "chosen"
+    ]  # fmt: skip
+    header = ["row", "method", "other than the defaults", "accuracy", "bias left", "keeps the average's accuracy"]
+    return Table("", header, rows, "On the validation texts that settings were chosen on.")
+
+
+def settings_in_words(parameters: Mapping[str, Any]) -> str:
+    """A method's parameters, as tables show them."""
+    return ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else format(v, 'g')}" for k, v in parameters.items())
+
+
+def _marks(result: Record) -> dict[tuple[str | None, str], str]:
+    """A star for each metric that differs from the average's beyond chance."""
+    return {
+        (None if t["metric"] == "accuracy" else t["attribute"], t["metric"]): "*"
+        for t in result["against_average"]
+        if t["p_holm"] < 0.05
+    }
+
+
+def _named(row: str, unsound: set[str]) -> str:
+    return row + (" (*)" if row in unsound else "")
+
+
+def _kept(gone: Record) -> Record:
+    return {"value": 1 - gone["value"], "low": 1 - gone["high"], "high": 1 - gone["low"]}
+
+
+def _or_none(record: Record | None) -> str:
+    return "not learned" if record is None else cell(record)
+
+
+def _share(interval: Record) -> str:
+    return f"{interval['value']:.0%} [{interval['low']:.0%}, {interval['high']:.0%}]"

@@ -1,0 +1,165 @@
+"""Which methods forget what single models memorised, from a study of forgetting's records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.facts import cell
+from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+from fuseforget.report.forgetting_bias import settings_in_words
+from fuseforget.report.memorization_facts import exact
+from fuseforget.report.memorization_figures import plain_log_scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_memorization_curves", "memorization_blocks"]
+
+Record = dict[str, Any]
+AVERAGE, ALONE, SHRUNK = "average", "alone", "average, shrunk"
+SIDES = {"perplexity": "perplexity on validation rows", "shared": "ALR on shared rows (lower: kept)"}
+NOTE = (
+    "ALR (Eq. 17, the base has 1, lower is more memorised) on rows that one of the models was trained on and on those that all "
+    "were, and perplexity, each on the half of the rows that no setting was chosen on; in brackets 95 % bootstrap intervals over "
+    "rows. Memory left: the share of the nats a token that having read the rows saved the single models. TPR: members among the "
+    "unshared rows that the likelihood-ratio attack finds at 1 % false positives among control rows (.01 is chance). Stars: the "
+    "difference from the average on the same rows is beyond chance (p < .05, corrected over all of the table's tests). (*) after "
+    "a row: no setting of it had shared ALR and perplexity no worse than the average's; the nearest one is shown."
+)
+EQUAL_NOTE = (
+    "Gain: unshared ALR less that of the average whose change from the base is shrunk until it has the same perplexity, or the "
+    "same ALR on shared rows (linear between scales; of several such scales the one that is best for the average). Above 0 a "
+    "method forgets more than shrinking does. Intervals are paired over rows, at that scale. Not reached: no scale from 0 (the "
+    "base) to 1 (the average) has it, so shrinking says nothing about the method: see its perplexity and shared ALR above."
+)
+
+
+def memorization_blocks(records: Sequence[Record]) -> list[Block]:
+    """Tables and figures of the part ``memorization`` of each source and number of models; none where there are no records."""
+    own = [r for r in records if r.get("part") == "memorization"]
+    cases = list(dict.fromkeys((r["source"], r["case"]) for r in own))
+    return [block for case in cases for block in _of_case([r for r in own if (r["source"], r["case"]) == case], *case)]
+
+
+def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
+    blocks: list[Block] = [Heading(f"Memorised rows: {len(case)} models fused, {', '.join(case)} ({source})")]
+    if any(r["kind"] == "knowledge" and not r["learned"] for r in records):
+        unknown = "The single models do not clearly know their own rows: nothing can be forgotten."
+        return [*blocks, Paragraphs([unknown], "warn")]
+    results = {r["row"]: r for r in records if r["kind"] == "forgetting_result"}
+    if AVERAGE not in results:
+        return [*blocks, Paragraphs(["Not finished: nothing is concluded yet."], "warn")]
+    caption = (
+        "ALR on unshared rows (higher: forgotten) against perplexity and against ALR on shared rows, on the half of the rows "
+        "that tells: a line over a method's settings, the chosen one ringed; black: the average shrunk. Better is above it."
+    )
+    unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
+    picture = Picture(f"forgetting-memorization-{case}", draw_memorization_curves(records), caption, wide=True)
+    return [
+        *blocks, Paragraphs(_lead(results), "lead"), Pictures([picture]), _result_table(results, unsound), _equal_table(results),
+        Details("ALR by model, and the chosen settings", [_by_model(results, case), _chosen_table(records)]),
+    ]  # fmt: skip
+
+
+def _lead(results: dict[str, Record]) -> list[str]:
+    """How many methods forget more than the average does when it is only shrunk, and which does so most."""
+    others = {row: r for row, r in results.items() if row not in (ALONE, AVERAGE)}
+    reached = {row: r["at_equal"] for row, r in others.items() if all(one["reached"] for one in r["at_equal"].values())}
+    more = [row for row, at in reached.items() if all(one["gain"]["low"] > 0 for one in at.values())]
+    average = results[AVERAGE]
+    lines = [
+        f"The average has ALR {cell(average['unshared'])} on unshared rows, {cell(average['shared'])} on shared ones, perplexity "
+        f"{exact(average['perplexity'], 1)}."
+    ]
+    said = f": {', '.join(more)}" if more else ""
+    lines.append(
+        f"Of {len(others)} other methods {len(more)} forget more than the average shrunk to equal perplexity and to equal shared "
+        f"ALR, both beyond their intervals{said}; {len(others) - len(reached)} are where no shrinking leads, in one or the other."
+    )
+    return lines
+
+
+def draw_memorization_curves(records: Sequence[Record]) -> Figure:
+    """Unshared ALR against perplexity and against shared ALR, over the settings of every method."""
+    figure = blank_figure(12.0, 4.8)
+    points = [r for r in records if r["kind"] == "point" and r["split"] == "test"]
+    chosen = [(r["row"], r["parameters"]) for r in records if r["kind"] == "chosen"]
+    rows = [row for row in dict.fromkeys(r["row"] for r in points) if row != SHRUNK]
+    for place, (side, label) in enumerate(SIDES.items(), 1):
+        axes = figure.add_subplot(1, 2, place)
+        _draw_line(axes, [r for r in points if r["row"] == SHRUNK], side, {"color": "black", "marker": "."}, SHRUNK)
+        for number, row in enumerate(rows):
+            look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
+            own = [r for r in points if r["row"] == row]
+            _draw_line(axes, own, side, look, row)
+            told = [r for r in own if (row, r["parameters"]) in chosen]
+            axes.plot(*_places(told, side), "o", markersize=11, markerfacecolor="none", color=look["color"])
+        plain_log_scale(axes)
+        axes.set_xlabel(label)
+        axes.set_ylabel("ALR on unshared rows (higher: forgotten)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eee", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return figure
+
+
+def _draw_line(axes: Any, points: Sequence[Record], side: str, look: Record, label: str) -> None:
+    axes.plot(*_places(points, side), linewidth=0.8, markersize=5, label=label, **look)
+
+
+def _places(points: Sequence[Record], side: str) -> tuple[list[float], list[float]]:
+    """Across and up, in the order across."""
+    places = sorted((r[side]["value"], r["unshared"]["value"]) for r in points)
+    return [x for x, _ in places], [y for _, y in places]
+
+
+def _result_table(results: dict[str, Record], unsound: set[str]) -> Table:
+    rows = []
+    for row, r in results.items():
+        stars = {t["on"]: "*" for t in r.get("against_average", []) if t["p_holm"] < 0.05}
+        left = "all" if row == ALONE else "not known" if r["retained"] is None else cell(r["retained"])
+        rows.append([
+            row + (" (*)" if row in unsound else ""), cell(r["unshared"]) + stars.get("unshared", ""),
+            cell(r["shared"]) + stars.get("shared", ""), exact(r["perplexity"], 1) + stars.get("perplexity", ""), left,
+            cell(r["tpr"]["unshared"]), cell(r["tpr"]["shared"]),
+        ])  # fmt: skip
+    header = ["method", "ALR, unshared", "ALR, shared", "perplexity", "memory left", "TPR, unshared", "TPR, shared"]
+    return Table("What each method forgets", header, rows, NOTE)
+
+
+def _equal_table(results: dict[str, Record]) -> Table:
+    rows = []
+    for row, r in results.items():
+        if row != ALONE:
+            rows.append([row, f"{r['unshared']['value']:.3f}", *_equal(r, "perplexity"), *_equal(r, "shared")])
+    header = ["method", "ALR, unshared"]
+    for side in ("perplexity", "shared ALR"):
+        header += [f"average shrunk to equal {side}", "gain"]
+    return Table("Against the average that is only shrunk", header, rows, EQUAL_NOTE)
+
+
+def _equal(result: Record, side: str) -> list[str]:
+    at = result["at_equal"][side]
+    if not at["reached"]:
+        return ["not reached", ""]
+    gain = at["gain"]
+    words = f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+    return [f"{at['unshared']:.3f} (scale {at['scale']:.2f})", words]
+
+
+def _by_model(results: dict[str, Record], case: str) -> Table:
+    rows = [[row, *(cell(r["by_model"][name]) for name in case)] for row, r in results.items()]
+    return Table("ALR on each model's own rows", ["method", *case], rows)
+
+
+def _chosen_table(records: Sequence[Record]) -> Table:
+    rows = [
+        [r["row"], r["method"], settings_in_words(r["parameters"]), f"{r['unshared']:.3f}", f"{r['shared']:.3f}",
+         f"{r['perplexity']:.1f}", "yes" if r["sound"] else f"no, by {r['excess']:.3f} in its logarithm"]
+        for r in records
+        if r["kind"] == "chosen"
+    ]  # fmt: skip
+    header = ["row", "method", "other than the defaults", "unshared", "shared", "perplexity", "no worse than the average"]
+    return Table("", header, rows, "On the half of the rows that settings were chosen on.")

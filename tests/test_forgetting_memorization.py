@@ -1,0 +1,234 @@
+"""Methods on the models of a very small study of memorization: rows are known first, and then held against mere shrinking."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import make_bert
+from forgetting_asked import Asked, Method, Source
+from fuseforget.errors import InputError, Stopped
+from fuseforget.fuse import fuse
+from fuseforget.knowledge import tpr_at
+from fuseforget.models import energies, load_language_model
+from fuseforget.records import Run, facts, read_records
+from fuseforget.report.blocks import Details, Pictures, Table
+from fuseforget.report.forgetting_memorization import memorization_blocks
+from fuseforget.report.markdown import render_markdown
+from fuseforget.studies.forgetting.fusions import Fusion
+from fuseforget.studies.forgetting.memorization import do_memorization
+from fuseforget.studies.forgetting.memorization_choice import Candidate, Shrunk, at_equal, choose_least_memorised
+from fuseforget.studies.forgetting.memorization_results import SHRUNK
+from fuseforget.studies.forgetting.memorization_source import open_corpus
+from fuseforget.studies.memorization import run_memorization_study
+from fuseforget.workers import Here
+from memorization_runs import make_inputs, settings_of
+
+CONTENDERS = (
+    Method("average", "average"),
+    Method("average, scaled", "task_arithmetic", ({"lambda": 0.5}, {"lambda": 1.0})),
+    Method("ties", "ties", ({"density": 0.5, "lambda": 0.8}, {"density": 0.2})),
+    Method("slerp", "slerp"),
+)
+
+
+def measure(run: Path, source: Path, stop=None) -> list[dict]:
+    said = stop or (lambda line: None)
+    with Run(run, command="study forgetting", settings={}, say=said) as made:
+        do_memorization(made, [Source(source, "study memorization", "rows")], Asked(CONTENDERS), Here(), said)
+        return list(made.records)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A study of three models, not to be written to."""
+    home = tmp_path_factory.mktemp("memorization")
+    settings = settings_of(*make_inputs(home))
+    run_memorization_study(replace(settings, parts=(), canaries=0), home / "run")
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def records(source, tmp_path_factory):
+    return measure(tmp_path_factory.mktemp("forgetting") / "run", source)
+
+
+def results(records: list[dict]) -> dict:
+    return {(r["case"], r["row"]): r for r in records if r["kind"] == "forgetting_result"}
+
+
+def test_rows_are_known_and_the_unshared_ones_are_forgotten(records):
+    # Margins are those of the same models in test_study_memorization: own rows .06 to .08, others' 2.3 to 3.4, seeds 0 to 2.
+    known = {r["case"]: r for r in records if r["kind"] == "knowledge"}
+    at = results(records)
+    for case in known:
+        assert known[case]["learned"]
+        assert known[case]["value"] < -1
+        single, average = at[case, "alone"], at[case, "average"]
+        assert max(single["unshared"]["high"], single["shared"]["high"], *(r["high"] for r in single["by_model"].values())) < 0.2
+        assert average["unshared"]["low"] > single["unshared"]["high"]
+        assert average["shared"]["value"] < average["unshared"]["value"]
+        assert 0 < average["retained"]["value"] < 0.95
+    assert set(known) == {"AB", "ABC"}
+    assert {row for case, row in at if case == "AB"} == {"alone", "average", "average, scaled", "ties", "slerp"}
+    assert ("ABC", "slerp") not in at, "a method for two models is not asked of three"
+
+
+def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells(source, records, tmp_path):
+    told = results(records)["AB", "ties"]
+    base, models = open_corpus(source).base, [source / "models" / name for name in "AB"]
+    fuse(models, tmp_path / "fused", "ties", base=base, **told["parameters"])
+    sets = open_corpus(source).sets
+    read = {}
+    for name, path in (("fused", tmp_path / "fused"), ("base", base)):
+        lm = load_language_model(path)
+        read[name] = {on: energies(lm, sets[on].ids) for on in ("A", "B", "shared", "validation", "control")}
+
+    def halves(*names: str) -> np.ndarray:
+        both = [(read["fused"][on], read["base"][on]) for on in names]
+        return np.concatenate([((f.sums - b.sums) / f.tokens)[len(f.sums) // 2 :] for f, b in both])
+
+    assert told["unshared"]["value"] == pytest.approx(np.exp(halves("A", "B")).mean(), rel=1e-5)
+    assert told["by_model"]["B"]["value"] == pytest.approx(np.exp(halves("B")).mean(), rel=1e-5)
+    assert told["shared"]["value"] == pytest.approx(np.exp(halves("shared")).mean(), rel=1e-5)
+    held = read["fused"]["validation"]
+    middle = len(held.sums) // 2
+    assert told["perplexity"]["value"] == pytest.approx(np.exp(held.sums[middle:].sum() / held.tokens[middle:].sum()), rel=1e-5)
+    attacked = tpr_at(-halves("A", "B"), -halves("control"), 0.01)
+    assert told["tpr"]["unshared"]["value"] == attacked.value
+
+
+def test_the_average_shrunk_to_its_own_place_is_itself(records):
+    for case in ("AB", "ABC"):
+        for equal in results(records)[case, "average"]["at_equal"].values():
+            assert equal["reached"]
+            assert equal["gain"]["value"] <= 1e-6, "where several scales are equal, the one that is best for the average"
+        one = results(records)[case, "average, scaled"]
+        assert one["at_equal"]["perplexity"]["gain"]["value"] <= 1e-6
+
+
+def test_what_lies_beyond_the_average_is_not_held_against_shrinking(records):
+    """A stretched average would be reached at scales above 1, where it forgets by being broken."""
+    reached = [one for r in results(records).values() for one in r.get("at_equal", {}).values() if one["reached"]]
+    assert reached
+    assert all(0 <= one["scale"] <= 1 for one in reached)
+
+
+def test_only_the_chosen_are_asked_about_control_rows_and_equal_fusions_once(records):
+    read = Counter((r["model"], r["set"]) for r in records if r["kind"] == "energies")
+    assert max(read.values()) == 1
+    control = {model for model, on in read if on == "rows: control" and " by " in model}
+    assert len(control) == len(
+        {(r["case"], json.dumps([r["method"], r["parameters"]])) for r in records if r["kind"] == "chosen"}
+    )
+    asked = {model for model, on in read if on == "rows: A" and model.startswith("rows: AB by")}
+    # The scaled averages are among the shrunk ones.
+    assert len(asked) == len(SHRUNK) + 1 + 2 + 1
+
+
+def test_a_setting_is_chosen_on_the_first_half(records):
+    points = {(r["case"], r["row"], json.dumps(r["parameters"]), r["split"]): r for r in records if r["kind"] == "point"}
+    for chosen in [r for r in records if r["kind"] == "chosen"]:
+        point = points[chosen["case"], chosen["row"], json.dumps(chosen["parameters"]), "validation"]
+        average = points[chosen["case"], "average", "{}", "validation"]
+        assert [chosen[on] for on in ("unshared", "shared", "perplexity")] == [
+            point[on]["value"] for on in ("unshared", "shared", "perplexity")
+        ]
+        no_worse = all(chosen[on] <= average[on]["value"] * (1 + 1e-6) for on in ("shared", "perplexity"))
+        assert chosen["sound"] == no_worse
+        assert points[chosen["case"], chosen["row"], json.dumps(chosen["parameters"]), "test"]["unshared"] != point["unshared"]
+
+
+def test_the_most_forgetful_of_the_sound_settings_is_chosen_else_the_nearest():
+    average = Candidate(Fusion("average", "average"), 0.3, 0.1, 200.0)
+    better, forgetful, far = (
+        Candidate(Fusion("ties", "ties"), *found) for found in ((0.5, 0.1, 150.0), (0.9, 0.11, 100.0), (0.95, 0.9, 90.0))
+    )  # fmt: skip
+    assert choose_least_memorised([better, forgetful, far], average) == (better, True)
+    assert choose_least_memorised([far, forgetful], average) == (forgetful, False)
+
+
+def test_the_shrunk_average_is_interpolated_where_it_is_equal():
+    rows = np.ones(4)
+    curve = [
+        Shrunk(0.0, {"perplexity": 100.0}, 1.0 * rows),
+        Shrunk(0.5, {"perplexity": 90.0}, 0.6 * rows),
+        Shrunk(1.0, {"perplexity": 130.0}, 0.2 * rows),
+    ]
+    found = at_equal(curve, "perplexity", 110.0)
+    assert (found.scale, found.rows.mean()) == pytest.approx((0.75, 0.4))
+    twice = at_equal(curve, "perplexity", 95.0)
+    assert (twice.scale, twice.rows.mean()) == pytest.approx((0.25, 0.8)), "the place where the average forgets more"
+    assert at_equal(curve, "perplexity", 131.0) is None
+    assert at_equal(curve, "perplexity", 89.0) is None
+
+
+def test_a_stopped_part_goes_on_and_nothing_is_done_twice(source, records, tmp_path):
+    lines = []
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 15:
+            raise Stopped("stopped", expected="to go on", found="a test")
+
+    with pytest.raises(Stopped):
+        measure(tmp_path / "run", source, stop=stop)
+    assert 0 < len(read_records(tmp_path / "run")) < len(records)
+    again = measure(tmp_path / "run", source)
+    assert sorted(map(json.dumps, facts(again))) == sorted(map(json.dumps, facts(records)))
+    assert measure(tmp_path / "run", source) == again
+
+
+def test_models_that_memorised_nothing_are_not_judged(source, tmp_path):
+    """The base in place of every model: it knows no row, and no result is made up for it."""
+    same = tmp_path / "same"
+    (same / "models").mkdir(parents=True)
+    for name in ("run.json", "records.jsonl", "data"):
+        (same / name).symlink_to(source / name)
+    for name in "ABC":
+        (same / "models" / name).symlink_to(open_corpus(source).base)
+    found = measure(tmp_path / "run", same)
+    assert [r["learned"] for r in found if r["kind"] == "knowledge"] == [False, False]
+    assert not results(found)
+    page = render_markdown(memorization_blocks(found), lambda picture: picture.name)
+    assert page.count("do not clearly know their own rows") == 2
+
+
+def test_other_runs_and_other_bases_are_refused(source, tmp_path):
+    with Run(tmp_path / "other", command="study bias", settings={}) as run:
+        run.add("data")
+    with pytest.raises(InputError, match="study bias"):
+        open_corpus(tmp_path / "other")
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    (changed / "data").symlink_to(source / "data")
+    about = json.loads((source / "run.json").read_text())
+    about["settings"]["base"] = str(make_bert(tmp_path / "bert"))
+    (changed / "run.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="the base of"):
+        open_corpus(changed)
+
+
+def test_the_report_shows_what_the_records_say(records):
+    blocks = memorization_blocks(records)
+    tables = [block for block in blocks if isinstance(block, Table)]
+    assert [table.title for table in tables] == ["What each method forgets", "Against the average that is only shrunk"] * 2
+    told = results(records)["AB", "ties"]
+    (row,) = [row for row in tables[0].rows if row[0].startswith("ties")]
+    assert row[1].startswith(f"{told['unshared']['value']:.3f} [")
+    assert row[2].startswith(f"{told['shared']['value']:.3f} [")
+    assert row[3].startswith(f"{told['perplexity']['value']:.1f} [")
+    (equal,) = [row for row in tables[1].rows if row[0] == "ties"]
+    at = told["at_equal"]["perplexity"]
+    assert equal[3] == "" if not at["reached"] else equal[3].startswith(f"{at['gain']['value']:+.3f} [")
+    names = [picture.name for block in blocks if isinstance(block, Pictures) for picture in block.pictures]
+    assert names == ["forgetting-memorization-AB", "forgetting-memorization-ABC"]
+    assert isinstance(blocks[-1], Details)
+    assert memorization_blocks([]) == []
+    begun = [r for r in records if r["kind"] != "forgetting_result"]
+    assert "Not finished" in render_markdown(memorization_blocks(begun), lambda picture: picture.name)
