@@ -54,6 +54,8 @@ RETURNS: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("fisher", {}, (1, 2, 3)),
     ("regmean", {}, (1, 2, 3)),
     ("tsv_m", {}, (1,)),
+    ("consensus", {}, (1, 2, 3)),
+    ("spectral_consensus", {}, (1, 2, 3)),
 ]
 CHANGES = {
     "tsv_m": "each of T models keeps one T-th of its singular triplets: only one model comes back",
@@ -575,6 +577,9 @@ BY_HAND: list[tuple[str, Any, list[Any], Any, dict[str, Any], Any]] = [
     # All changes alike: all reach the threshold, which is their own importance.
     ("arcee_fusion", [[0, 0], [1, 1]], [[[2, -2], [3, -1]]], None, {}, [[2, -2], [3, -1]]),
     ("negmerge", [1, 1, 1], [[2, 3, 1], [4, -1, 2]], None, {"lambda": 0.5}, [0, 1, 1]),
+    ("consensus", [1, 1, 1], [[3, 2, 0], [2, 0, -2]], [0.5, 0.5], {}, [2, 1, 0]),
+    ("consensus", [1, 1, 1], [[3, 2, 0], [2, 0, -2]], [0.5, 0.5], {"forget": 0.5, "lambda": 2.0}, [3.5, 1, -2]),
+    ("consensus", [1, 1, 1], [[3, 2, 0], [2, 0, -2], [9, 9, 9]], [0.5, 0.5, 0], {}, [2, 1, 0]),  # the third has no say
 ]  # fmt: skip
 
 
@@ -589,7 +594,8 @@ def test_by_hand(method, base, models, weight, parameters, expected):
 
 
 def test_every_method_has_a_case_by_hand_or_a_textbook():
-    assert {c[0] for c in BY_HAND} | {"fisher", "regmean", "tsv_m", "iso_c"} == set(METHODS)
+    textbooks = {"fisher", "regmean", "tsv_m", "iso_c", "spectral_consensus"}  # the last one's: test_consensus.py
+    assert {c[0] for c in BY_HAND} | textbooks == set(METHODS)
 
 
 # Textbook implementations: whole arrays, NumPy, no blocks.

@@ -1,0 +1,234 @@
+"""Spectral consensus as mathematics: the textbook filter, what it keeps and takes away, and one scale for a whole model."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuseforget.checkpoint import open_checkpoint
+from fuseforget.errors import InputError
+from fuseforget.fuse import fuse
+from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
+from fuseforget.methods import group as group_module
+
+stream = importlib.import_module("fuseforget.fuse.stream")  # the package has a function of this name
+Array = npt.NDArray[np.float64]
+METHOD = METHODS["spectral_consensus"]
+
+
+def draw(shape: Sequence[int], seed: int) -> torch.Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def shares(count: int, seed: int) -> list[float]:
+    numbers = np.random.default_rng(seed).random(count) + 0.1
+    return list(numbers / numbers.sum())
+
+
+def textbook(changes: Sequence[Array], weight: Sequence[float], forget: float) -> tuple[Array, float]:
+    """F, and the factor that restores its length: by the definitions, with whole matrices."""
+    odds = forget / (1 - forget)
+    mean = sum(a * d for a, d in zip(weight, changes, strict=True))
+    scatters = [a * (d - mean).T @ (d - mean) for a, d in zip(weight, changes, strict=True)]
+    columns = mean.T @ mean + odds * sum(scatters)
+    rows = mean @ mean.T + odds * sum(a * (d - mean) @ (d - mean).T for a, d in zip(weight, changes, strict=True))
+    left = mean @ np.linalg.solve(columns, mean.T)
+    right = mean.T @ np.linalg.solve(rows, mean)
+    high, wide = mean.shape
+    fused = left @ mean @ right if high == wide else left @ mean if high > wide else mean @ right
+    lengths = [a * np.square(d).sum() for a, d in zip(weight, changes, strict=True)]
+    restored = (1 - forget) * np.square(mean).sum() + forget * sum(lengths)
+    return fused, math.sqrt(restored / np.square(fused).sum())
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("forget", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("shape", [(12, 12), (30, 9), (9, 30)], ids=str)
+def test_it_is_the_textbook_filter(shape, forget, count):
+    base, weight = draw(shape, 0), shares(count, count)
+    changes = [draw(shape, 1) + draw(shape, i) for i in range(2, 2 + count)]
+    found = fuse_in_memory(METHOD, [base + d for d in changes], weight, base=base, forget=forget, **{"lambda": 0.5})
+    fused, factor = textbook([d.numpy() for d in changes], weight, forget)
+    np.testing.assert_allclose((found - base).numpy(), 0.5 * factor * fused, rtol=0, atol=1e-7)
+
+
+def test_by_hand():
+    """Diagonal changes (2, 1, 0) and (2, 0, 1): the mean (2, 1/2, 1/2) has scatter (0, 1/4, 1/4) around it."""
+    models = [torch.diag(torch.tensor(d, dtype=torch.float64)) for d in ([2, 1, 0], [2, 0, 1])]
+    found = fuse_in_memory(METHOD, models, base=torch.zeros(3, 3, dtype=torch.float64), forget=0.5)
+    kept = [2, 1 / 8, 1 / 8]  # halved by the filter of each side
+    factor = math.sqrt((4.5 / 2 + 5 / 2) / (4 + 2 / 64))
+    np.testing.assert_allclose(found.numpy(), np.diag(kept) * factor, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (80, 40), (40, 80)], ids=str)
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_is_shared_stays_and_what_one_model_knows_goes(shape, count):
+    """One direction of all models, one of each: first all are there, and the average keeps its share of each."""
+    base = draw(shape, 0)
+    lefts, _ = torch.linalg.qr(draw((shape[0], count + 1), 1))
+    rights, _ = torch.linalg.qr(draw((shape[1], count + 1), 2))
+    own = [lefts[:, i : i + 1] @ rights[:, i : i + 1].T for i in range(count + 1)]
+    models = [base + own[0] + own[i] + 1e-3 * draw(shape, 10 + i) for i in range(1, count + 1)]
+
+    def held(change: torch.Tensor, direction: torch.Tensor) -> float:
+        return float((change * direction).sum())
+
+    for number, model in enumerate(models, 1):
+        assert min(held(model - base, own[0]), held(model - base, own[number])) > 0.9
+    average = fuse_in_memory(METHODS["average"], models) - base
+    assert held(average, own[0]) > 0.9
+    assert all(abs(held(average, one) - 1 / count) < 0.1 for one in own[1:])
+    fused = fuse_in_memory(METHOD, models, base=base, forget=0.99) - base
+    assert held(fused, own[0]) > 0.9
+    assert all(abs(held(fused, one)) < 0.05 for one in own[1:])
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(0, 999), st.floats(0.01, 0.999), st.sampled_from([(6, 6), (9, 4), (4, 9)]), st.integers(2, 4))
+def test_filters_only_shorten(seed, forget, shape, count):
+    base = draw(shape, seed)
+    models = [base + draw(shape, seed + i) for i in range(1, count + 1)]
+    of_mean, of_models, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
+    mean = sum(models) / count - base
+    assert of_mean == pytest.approx(float(mean.square().sum()))
+    assert of_models == pytest.approx(sum(float((m - base).square().sum()) for m in models) / count)
+    assert 0 < of_fused <= of_mean * (1 + 1e-9)
+
+
+def test_the_knob_goes_from_the_average_to_what_is_common():
+    base, common = draw((16, 16), 0), draw((16, 16), 1)
+    models = [base + common + draw((16, 16), i) for i in (2, 3)]
+    average = fuse_in_memory(METHODS["average"], models)
+    assert torch.equal(fuse_in_memory(METHOD, models, base=base, forget=0.0), average)
+    nearly = fuse_in_memory(METHOD, models, base=base, forget=1e-6)
+    torch.testing.assert_close(nearly, average, rtol=0, atol=1e-4)
+    left = [survey_in_memory(METHOD, models, base=base, forget=f)[2] for f in (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < left[0] / 100
+    assert bool(fuse_in_memory(METHOD, models, base=base, forget=1.0).isfinite().all())
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (20, 8)], ids=str)
+def test_weights_lead_smoothly_to_one_model(shape):
+    base = draw(shape, 0)
+    models = [base + draw(shape, i) for i in (1, 2, 3)]
+    assert torch.equal(fuse_in_memory(METHOD, models, [0.0, 1.0, 0.0], base=base), models[1])
+    apart = []
+    for rest in (1e-2, 1e-4, 1e-6):
+        near = fuse_in_memory(METHOD, models, [rest, 1 - 2 * rest, rest], base=base, forget=0.9)
+        apart.append(float((near - models[1]).norm()))
+    assert apart[0] > 10 * apart[1] > 100 * apart[2]
+    left_out = fuse_in_memory(METHOD, models, [0.5, 0.5, 0.0], base=base)
+    torch.testing.assert_close(left_out, fuse_in_memory(METHOD, models[:2], base=base), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 48)], ids=str)
+def test_changes_of_low_rank_are_filtered_within_their_ranks(shape):
+    """As adapters' are: the Gram matrices are singular. The same change with all its directions is the textbook's."""
+    base = torch.zeros(shape, dtype=torch.float64)
+    shared = draw((shape[0], 2), 1) @ draw((2, shape[1]), 2)
+    models = [shared + draw((shape[0], 2), i) @ draw((2, shape[1]), i + 10) / 4 for i in (3, 4)]
+    found = fuse_in_memory(METHOD, models, base=base, forget=0.9)
+    assert torch.linalg.matrix_rank(found, rtol=1e-6) <= 6
+    mean = sum(models) / 2
+    cosine = float((found * mean).sum() / found.norm() / mean.norm())
+    assert 0.9 < cosine < 1
+
+
+def test_panels_change_no_digit_that_is_written(monkeypatch):
+    for shape in ((70, 30), (30, 70), (40, 40)):
+        base = draw(shape, 1)
+        models = [base + draw(shape, i) / 9 for i in (2, 3, 4)]
+        whole = fuse_in_memory(METHOD, models, base=base)
+        with monkeypatch.context() as patch:
+            patch.setattr(group_module, "BLOCK", 1)
+            patch.setattr(group_module, "SPAN", 1)
+            torch.testing.assert_close(fuse_in_memory(METHOD, models, base=base), whole, rtol=1e-9, atol=1e-9)
+
+
+def test_a_convolution_is_the_matrix_of_its_outputs():
+    base = draw((8, 4, 3, 3), 0)
+    models = [base + draw((8, 4, 3, 3), 9) + draw((8, 4, 3, 3), i) for i in (1, 2)]
+    found = fuse_in_memory(METHOD, models, base=base, forget=0.9)
+    flat = fuse_in_memory(METHOD, [m.reshape(8, 36) for m in models], base=base.reshape(8, 36), forget=0.9)
+    assert torch.equal(found.reshape(8, 36), flat)
+    average = fuse_in_memory(METHODS["average"], models)
+    assert not torch.allclose(found, average)
+    experts = [draw((4, 40, 50), i) for i in range(3)]  # not a convolution: matrices side by side
+    torch.testing.assert_close(
+        fuse_in_memory(METHOD, experts[1:], base=experts[0]), fuse_in_memory(METHODS["average"], experts[1:])
+    )
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "transformer.wte.weight", "bert.embeddings.x", "lm_head.weight"])
+def test_tables_of_tokens_are_averaged_unless_asked_for(name):
+    base = draw((30, 8), 0)
+    models = [base + draw((30, 8), 9) + draw((30, 8), i) for i in (1, 2)]
+    average = fuse_in_memory(METHODS["average"], models)
+    plain = fuse_in_memory(METHOD, models, base=base, name=name)
+    torch.testing.assert_close(plain, average, rtol=1e-14, atol=1e-14)
+    asked = fuse_in_memory(METHOD, models, base=base, name=name, embeddings=True)
+    assert torch.equal(asked, fuse_in_memory(METHOD, models, base=base, name="layer.weight"))
+    assert not torch.allclose(asked, average)
+
+
+SIZES = {"a.weight": (24, 24), "b.weight": (40, 16), "c.weight": (16, 40), "d.bias": (24,), "embed.weight": (50, 16)}
+FILTERED = ("a.weight", "b.weight", "c.weight")
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    return {name: draw(size, seed + i).float() for i, (name, size) in enumerate(SIZES.items())}
+
+
+def test_one_scale_for_the_whole_model(raw, tmp_path):
+    """Matrices that have little in common stay short beside those that have much: their lengths are made up for together."""
+    base, shared, weight = tensors(0), tensors(50), [0.2, 0.3, 0.5]
+    much = {"a.weight": 3.0, "b.weight": 0.3}
+    models = [
+        {name: t + much.get(name, 1.0) * shared[name] + own[name] for name, t in base.items()}
+        for own in map(tensors, (100, 200, 300))
+    ]
+    paths = [str(raw(f"m{i}", tensors=one)) for i, one in enumerate(models)]
+    start = str(raw("base", tensors=base))
+    fuse(paths, tmp_path / "out", "spectral_consensus", weights=weight, base=start, forget=0.95)
+    found = open_checkpoint(tmp_path / "out")
+    changes = {n: [(m[n].double() - base[n].double()).numpy() for m in models] for n in base}
+    means = {n: sum(a * d for a, d in zip(weight, ds, strict=True)) for n, ds in changes.items()}
+    parts = {n: textbook(changes[n], weight, 0.95)[0] for n in FILTERED}
+    of_models = sum(a * np.square(d).sum() for n in FILTERED for a, d in zip(weight, changes[n], strict=True))
+    of_mean = sum(np.square(means[n]).sum() for n in FILTERED)
+    factor = math.sqrt((0.05 * of_mean + 0.95 * of_models) / sum(np.square(part).sum() for part in parts.values()))
+    expected = {n: factor * parts[n] if n in FILTERED else means[n] for n in base}
+    for name, change in expected.items():
+        np.testing.assert_allclose((found[name].double() - base[name].double()).numpy(), change, rtol=0, atol=2e-6)
+    assert np.linalg.norm(expected["a.weight"]) > np.linalg.norm(means["a.weight"])
+    assert np.linalg.norm(expected["b.weight"]) < np.linalg.norm(means["b.weight"])
+
+
+def test_what_surveys_found_is_computed_again_where_it_does_not_fit(raw, tmp_path, monkeypatch):
+    base = tensors(0)
+    paths = [str(raw(f"m{m}", tensors={n: t + own[n] for n, t in base.items()})) for m, own in enumerate(map(tensors, (9, 99)))]
+    start = str(raw("base", tensors=base))
+    for name, kept in (("kept", 1 << 28), ("again", 0)):
+        monkeypatch.setattr(stream, "KEPT", kept)
+        fuse(paths, tmp_path / name, "spectral_consensus", base=start)
+    both = [open_checkpoint(tmp_path / name) for name in ("kept", "again")]
+    assert all(torch.equal(both[0][n], both[1][n]) for n in base)
+    assert not torch.equal(both[0]["a.weight"], base["a.weight"])
+
+
+def test_changes_that_are_no_numbers_are_named():
+    base = torch.zeros(4, 4, dtype=torch.float64)
+    models = [base.clone(), base + 1]
+    models[0][0, 0] = 1e200
+    with pytest.raises(InputError, match=r"tensor x.*finite"):
+        fuse_in_memory(METHOD, models, base=base, name="x")
