@@ -20,7 +20,8 @@ import pytest
 from parsing import UsageError, parameters_of
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/scale.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md")
+PAGES = ("README.md", "docs/scale.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md",
+         "docs/methods/spectral-consensus.md")  # fmt: skip
 TOLERANCE = 0.05
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLAIN_BLOCK = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -52,13 +53,14 @@ def settled(text: str) -> str:
     """An output without what may differ between processors.
 
     That is tests' p-values and differences, and verdicts; how far a shortcut is known to a model that was not trained for
-    it, or after one epoch among others (the full model); accuracies on the steep middle of a path, and of averages of few
-    models; and Fishers, which a few unsure texts decide.
+    it, or after one epoch among others (the full model); accuracies on the steep middle of a path or a dial, and of averages of
+    few models; and Fishers, which a few unsure texts decide.
     """
     text = re.sub(r"^(fused - \w+) .*$", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r"^(examples exposed|canaries repeated) .*$", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r"left midway: [^;]*;", "left midway: ?;", text)
     text = re.sub(r"^(0\.\d+, 0\.\d+ +\w+ +accuracy) .*$", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^(0(?:\.\d+)?|runs/\S+)  +\d\.\d+ \[.*$", r"\1", text, flags=re.MULTILINE)  # a dial
     text = re.sub(r"^(\d +\d of \d) .*$", r"\1", text, flags=re.MULTILINE)  # averages of so many models
     text = re.sub(r"mean retention .*? of 2, .*$", "?", text, flags=re.MULTILINE)
     text = re.sub(r"^overlap .*$", "overlap ?", text, flags=re.MULTILINE)
