@@ -319,7 +319,7 @@ def fuse_in_memory(
             values_of_block = function(block)
             fused[block.start : block.start + values_of_block.numel()] = values_of_block
     shape = models[0].shape
-    return fused.view(group.shape).T.reshape(shape) if group.transposed else fused.view(shape)
+    return fused.view(group.shape).T.contiguous().view(shape) if group.transposed else fused.view(shape)
 
 
 def survey_in_memory(

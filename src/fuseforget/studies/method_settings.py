@@ -71,6 +71,8 @@ SETTINGS = (
     Setting("ram", "ram", f"arXiv 2601.13572 without the plus; {DEFAULTS}"),
     Setting("tsv_m", "tsv_m", "Gargiulo et al. 2025: the sum of the tasks, lambda 1"),
     Setting("iso_c", "iso_c", "Marczak et al. 2025: the sum of the tasks; lambda 1, as there are no validation data"),
+    Setting("consensus", "consensus", f"what every model has at least; {DEFAULTS}"),
+    Setting("spectral_consensus", "spectral_consensus", DEFAULTS),
     Setting("average, pair", "average", "equal weights; what the next rows are beside", on="pair"),
     Setting("slerp", "slerp", "half way", on="pair"),
     Setting("nuslerp", "nuslerp", f"half way, of the changes; {DEFAULTS}", on="pair", base=True),
