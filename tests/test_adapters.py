@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from conftest import make_bert
 from fuseforget import fuse
 from fuseforget.checkpoint import open_checkpoint, open_model
 from fuseforget.cli import app
@@ -570,3 +571,22 @@ def test_factors_that_are_not_finite_are_named(three, tmp_path):
     with pytest.raises(InputError, match=r"query\.weight.*NaN"):
         fuse(adapters, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_heads_that_adapters_have_whole_are_fused_with_the_scale_of_all_matrices(tmp_path):
+    """The head has fewer rows than columns; its scale is that of the whole model, as in a full checkpoint."""
+    base = make_bert(tmp_path / "base", labels=3)
+    paths = []
+    for seed in (1, 2):
+        model = adapted(base, "bert", seed, labels=3, target_modules=["query"], modules_to_save=["classifier", "pooler"])
+        model.save_pretrained(tmp_path / f"adapter{seed}")
+        paths.append(tmp_path / f"adapter{seed}")
+    fuse(paths, tmp_path / "full", "spectral_consensus", base=base)
+    into_adapter(paths, tmp_path / "one", 16, "spectral_consensus", base=base)
+    full = load_file(tmp_path / "full/model.safetensors")
+    found = load_file(tmp_path / "one/adapter_model.safetensors")
+    before = load_file(base / "model.safetensors")
+    for name in ("classifier.weight", "bert.pooler.dense.weight"):
+        (stored,) = (tensor for key, tensor in found.items() if key.endswith(name))
+        assert float((full[name] - before[name]).abs().max()) > 0.1
+        torch.testing.assert_close(stored, full[name], rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
-from fuseforget.fuse import fuse
+from fuseforget.fuse import InPlace, fuse
 from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
 
@@ -97,10 +97,10 @@ def test_what_is_shared_stays_and_what_one_model_knows_goes(shape, count):
 def test_filters_only_shorten(seed, forget, shape, count):
     base = draw(shape, seed)
     models = [base + draw(shape, seed + i) for i in range(1, count + 1)]
-    of_mean, of_models, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
-    mean = sum(models) / count - base
-    assert of_mean == pytest.approx(float(mean.square().sum()))
-    assert of_models == pytest.approx(sum(float((m - base).square().sum()) for m in models) / count)
+    wanted, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
+    of_mean = float((sum(models) / count - base).square().sum())
+    of_models = sum(float((m - base).square().sum()) for m in models) / count
+    assert wanted == pytest.approx((1 - forget) * of_mean + forget * of_models)
     assert 0 < of_fused <= of_mean * (1 + 1e-9)
 
 
@@ -111,7 +111,7 @@ def test_the_knob_goes_from_the_average_to_what_is_common():
     assert torch.equal(fuse_in_memory(METHOD, models, base=base, forget=0.0), average)
     nearly = fuse_in_memory(METHOD, models, base=base, forget=1e-6)
     torch.testing.assert_close(nearly, average, rtol=0, atol=1e-4)
-    left = [survey_in_memory(METHOD, models, base=base, forget=f)[2] for f in (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)]
+    left = [survey_in_memory(METHOD, models, base=base, forget=f)[1] for f in (1e-9, 0.5, 0.9, 0.99, 0.999, 1.0)]
     assert left == sorted(left, reverse=True)
     assert left[-1] < left[0] / 100
     assert bool(fuse_in_memory(METHOD, models, base=base, forget=1.0).isfinite().all())
@@ -169,7 +169,13 @@ def test_a_convolution_is_the_matrix_of_its_outputs():
     )
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "transformer.wte.weight", "bert.embeddings.x", "lm_head.weight"])
+TABLES = (
+    "model.embed_tokens.weight", "transformer.wte.weight", "bert.embeddings.word_embeddings.weight", "lm_head.weight",
+    "shared.weight", "cls.predictions.decoder.weight", "gpt_neox.embed_in.weight", "embed_out.weight",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_tables_of_tokens_are_averaged_unless_asked_for(name):
     base = draw((30, 8), 0)
     models = [base + draw((30, 8), 9) + draw((30, 8), i) for i in (1, 2)]
@@ -187,6 +193,13 @@ FILTERED = ("a.weight", "b.weight", "c.weight")
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:
     return {name: draw(size, seed + i).float() for i, (name, size) in enumerate(SIZES.items())}
+
+
+@pytest.mark.parametrize("name", ["ensemble.dense.weight", "model.layers.0.mlp.shared_expert.up_proj.weight", "decoder.0.weight"])
+def test_what_only_sounds_like_a_table_is_filtered(name):
+    base = draw((30, 8), 0)
+    models = [base + draw((30, 8), 9) + draw((30, 8), i) for i in (1, 2)]
+    assert torch.equal(fuse_in_memory(METHOD, models, base=base, name=name), fuse_in_memory(METHOD, models, base=base))
 
 
 def test_one_scale_for_the_whole_model(raw, tmp_path):
@@ -224,6 +237,27 @@ def test_what_surveys_found_is_computed_again_where_it_does_not_fit(raw, tmp_pat
     both = [open_checkpoint(tmp_path / name) for name in ("kept", "again")]
     assert all(torch.equal(both[0][n], both[1][n]) for n in base)
     assert not torch.equal(both[0]["a.weight"], base["a.weight"])
+
+
+def test_a_knob_of_each_tensor_leaves_those_at_zero_averaged(raw, tmp_path):
+    base = tensors(0)
+    paths = [raw(f"m{m}", tensors={n: t + own[n] for n, t in base.items()}) for m, own in enumerate(map(tensors, (9, 99)))]
+    knob = [{"filter": "b.weight", "value": 0.0}, {"value": 0.9}]
+    fuse(paths, tmp_path / "mixed", "spectral_consensus", base=raw("base", tensors=base), forget=knob)
+    fuse(paths, tmp_path / "average")
+    mixed, average = (open_checkpoint(tmp_path / name) for name in ("mixed", "average"))
+    torch.testing.assert_close(mixed["b.weight"], average["b.weight"])
+    assert not torch.allclose(mixed["a.weight"], average["a.weight"], atol=0.1)
+
+
+def test_a_part_of_a_model_set_in_place_has_the_whole_models_scale(raw, tmp_path):
+    base = tensors(0)
+    paths = [raw(f"m{m}", tensors={n: t + own[n] for n, t in base.items()}) for m, own in enumerate(map(tensors, (9, 99)))]
+    start = raw("base", tensors=base)
+    fuse(paths, tmp_path / "file", "spectral_consensus", base=start)
+    target = {"b.weight": torch.empty(40, 16)}
+    InPlace(paths, "spectral_consensus", base=start).into(target)
+    assert torch.equal(target["b.weight"], open_checkpoint(tmp_path / "file")["b.weight"])
 
 
 def test_changes_that_are_no_numbers_are_named():

@@ -19,9 +19,10 @@ from fuseforget.data import read_splits
 from fuseforget.errors import InputError
 from fuseforget.knowledge import mean_retention, retention
 from fuseforget.methods import METHODS
-from fuseforget.records import Run, decode_values, facts, read_records
+from fuseforget.records import Run, decode_values, facts, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Table
+from fuseforget.report.forgetting import summarise_forgetting
 from fuseforget.report.forgetting_facts import ForgettingFacts
 from fuseforget.report.forgetting_numbers import numbers_blocks
 from fuseforget.report.forgetting_pairs import best, pairs_blocks, undominated, verdict
@@ -32,7 +33,7 @@ from fuseforget.studies.forgetting.choice import Tried, choose
 from fuseforget.studies.forgetting.contenders import AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
 from fuseforget.studies.forgetting.numbers import subsets
 from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
-from fuseforget.studies.forgetting.sources import Source, open_sources
+from fuseforget.studies.forgetting.sources import Source, describe_source, is_still, open_sources
 from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 from fuseforget.train import TrainSettings
 
@@ -332,6 +333,26 @@ def test_the_report_shows_it_and_says_how_to_repeat_it(source, finished, tmp_pat
     command = [sys.executable, "-m", "fuseforget", "report", finished, "-o", tmp_path / "page.html"]
     subprocess.run(command, check=True, capture_output=True)
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_what_other_parts_choose_is_not_the_pairs_choice(finished):
+    description, records = read_run(finished), read_records(finished)
+    of_bias = {"kind": "chosen", "part": "bias", "row": "average", "parameters": {"lambda": 9.0}, "sound": True}
+    tried = {"kind": "tried", "part": "bias", "row": "average", "parameters": {"lambda": 9.0}}
+    more = summarise_forgetting(description, [*records, of_bias, tried])
+    assert more.tables
+    assert [table.rows for table in more.tables] == [table.rows for table in summarise_forgetting(description, records).tables]
+
+
+def test_a_source_may_grow_but_not_change(source):
+    known = describe_source(open_sources([source])[0])
+    assert {"training op", "data op", "training control"} <= known["made"].keys()
+    grown = {**known, "made": {**known["made"], "training one more": "of later"}}
+    assert is_still(known, known)
+    assert is_still(grown, known)
+    assert not is_still(known, grown)
+    assert not is_still({**known, "made": {**known["made"], "training op": "again"}}, known)
+    assert not is_still({**known, "settings_sha256": "others"}, known)
 
 
 def result(unshared: float, low: float, high: float, task: float, task_low: float) -> dict:

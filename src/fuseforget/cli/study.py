@@ -38,8 +38,8 @@ def study(
         list[str] | None,
         typer.Option(
             help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; "
-            "memorization: epochs, fixed, methods, alternatives; forgetting: pairs, numbers, shared; default: the scale's, or "
-            "all that the runs allow. A finished run can be asked for more."
+            "memorization: epochs, fixed, methods, alternatives; forgetting: pairs, numbers, shared, partial, lasting, bias, "
+            "memorization; default: the scale's, or all that the runs allow. A finished run can be asked for more."
         ),
     ] = None,
     methods: Annotated[bool, typer.Option("--methods", help="shortcuts: also fuse by every method that needs no data.")] = False,
@@ -132,8 +132,7 @@ def _show(run: Path, as_json: bool) -> None:
     page = write_report([run], run / "report.html")
     records = read_records(run)
     if as_json:
-        facts: list[dict[str, Any]] = [{k: v for k, v in r.items() if k not in ENCODED} for r in records]
-        print_json({"run": str(run), "report": str(page), "records": facts})
+        print_json({"run": str(run), "report": str(page), "records": _plain(records)})
         return
     summary = summarise(read_run(run), records)
     for table in summary.tables:
@@ -144,3 +143,10 @@ def _show(run: Path, as_json: bool) -> None:
     for line in summary.headline:
         print(line)
     print(f"Report: {page}")
+
+
+def _plain(value: Any) -> Any:
+    """Records without what they have per example."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if key not in ENCODED}
+    return [_plain(one) for one in value] if isinstance(value, list) else value

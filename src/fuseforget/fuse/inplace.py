@@ -64,8 +64,9 @@ class InPlace:
             InputError: weights that the method does not take, a target of another shape, or a file that changed.
         """
         plan = self._plan
-        tensors = tuple(t for t in plan.tensors if t.spec.name in targets)
-        wrong = [t.spec.name for t in tensors if tuple(targets[t.spec.name].shape) != tuple(t.spec.shape)]
+        tensors = plan.tensors
+        shapes = {t.spec.name: tuple(t.spec.shape) for t in tensors}
+        wrong = [name for name, target in targets.items() if shapes.get(name, target.shape) != tuple(target.shape)]
         if wrong:
             raise InputError("tensors to fuse into", expected="the models' shapes", found=f"another of {', '.join(wrong)}")
         if weights is not None:
@@ -73,7 +74,7 @@ class InPlace:
             tensors = tuple(_weighted(t, plan, taken) for t in tensors)
         try:
             plan.files.open(sorted(self._files))
-            stream(replace(plan, tensors=tensors), _Into(targets))
+            stream(replace(plan, tensors=tensors), _Into(targets), wanted=targets)
             plan.files.verify()
         finally:
             self._close()

@@ -81,7 +81,7 @@ def fuse_adapters(plan: Plan, out: Path, *, overwrite: bool = False) -> Fused:
                 tensors |= _named(tensor.spec.name, a, b, adapters)
                 cuts.append(cut)
             elif any(tensor.spec.name in adapter.whole for adapter in adapters):
-                tensors[_name_of_whole(tensor.spec.name, adapters)] = _fuse_whole(plan, tensor, adapters)
+                tensors[_name_of_whole(tensor.spec.name, adapters)] = _fuse_whole(plan, tensor, adapters, known)
         digests = hashing.result()
         plan.files.verify()
         require_hashes(plan, digests)
@@ -115,16 +115,20 @@ def _require_adapters(plan: Plan, rank: int | None) -> list[Adapter]:
 
 
 def _survey(plan: Plan, adapters: Sequence[Adapter]) -> tuple[float, ...]:
-    """What the method has to know of all matrices before the first is fused."""
+    """What the method has to know of all tensors that are adapted before the first is fused."""
     if plan.method.survey is None:
         return ()
     found = []
     for tensor in plan.tensors:
-        if tensor.method is not None and any(tensor.spec.name in adapter.low_rank for adapter in adapters):
+        name = tensor.spec.name
+        if tensor.method is None or not any(name in adapter.low_rank or name in adapter.whole for adapter in adapters):
+            continue
+        if any(name in adapter.low_rank for adapter in adapters):
             models, base = _whole_models(plan, tensor, adapters)
-            values = _values(tensor)
-            found.append(survey_in_memory(tensor.method, models, tensor.weights, base=base, name=tensor.spec.name, **values))
-    return tuple(map(math.fsum, zip(*found, strict=True)))
+        else:
+            models, base = [adapter[name] for adapter in adapters], _base_value(adapters[0].base, name)
+        found.append(survey_in_memory(tensor.method, models, tensor.weights, base=base, name=name, **_values(tensor)))
+    return tuple(map(math.fsum, zip(*filter(None, found), strict=True)))
 
 
 def _fuse_matrix(
@@ -212,14 +216,13 @@ def _coefficients(plan: Plan, tensor: TensorPlan) -> list[float]:
     return [tensor.arguments["lambda_"] * w / divisor for w in tensor.weights]
 
 
-def _fuse_whole(plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter]) -> torch.Tensor:
+def _fuse_whole(plan: Plan, tensor: TensorPlan, adapters: Sequence[Adapter], known: tuple[float, ...]) -> torch.Tensor:
     """A tensor that adapters have whole (a head), fused as in a full checkpoint."""
     assert tensor.method is not None
-    values = {p.name: tensor.arguments[p.argument] for p in tensor.method.parameters}
     return fuse_in_memory(
         tensor.method, [adapter[tensor.spec.name] for adapter in adapters], tensor.weights,
         base=_base_value(adapters[0].base, tensor.spec.name) if tensor.method.base == "required" else None,
-        name=tensor.spec.name, seed=plan.recipe.seed, **values,
+        name=tensor.spec.name, seed=plan.recipe.seed, survey=known or None, **_values(tensor),
     )  # fmt: skip
 
 

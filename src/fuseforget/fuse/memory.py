@@ -12,6 +12,7 @@ from fuseforget.methods.method import Method
 
 __all__ = ["compute_bytes", "memory_needed", "threads"]
 
+KEPT = 1 << 28  # bytes of what surveys found that are held until the tensors are fused; the rest is computed again
 LIBRARIES = 350_000_000  # bytes: torch and the compiler of loops (numba), once they are at work
 
 
@@ -38,7 +39,7 @@ def _buffers(plan: Plan) -> int:
         blocks = max(blocks, values * count * 40)
         if tensor.method.in_panels(tensor.spec.shape):
             whole = max(whole, _panels(tensor, tensor.method))
-    return blocks * (threads() + 1) + whole
+    return blocks * (threads() + 1) + whole + (KEPT if plan.method.survey is not None else 0)
 
 
 def _panels(tensor: TensorPlan, method: Method) -> int:

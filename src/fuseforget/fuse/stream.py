@@ -8,13 +8,13 @@ gets from passes of the same kind. Memory is a few blocks a thread, whatever the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from fuseforget.checkpoint import DTYPES, TensorSpec
 from fuseforget.errors import InputError
-from fuseforget.fuse.memory import threads
+from fuseforget.fuse.memory import KEPT, threads
 from fuseforget.fuse.plan import Plan, TensorPlan
 from fuseforget.fuse.sources import as_bytes
 from fuseforget.fuse.streamed import Streamed, require_finite
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "stream"]
 
 
-KEPT = 1 << 28  # bytes of what surveys found that are held until the tensors are fused; the rest is computed again
-
-
 class Outputs(Protocol):
     """Where results go: files, or tensors in memory. Threads may write at once."""
 
@@ -40,10 +37,13 @@ class Outputs(Protocol):
         """Take the bytes of consecutive values of a tensor, from its flat position ``start`` on."""
 
 
-def stream(plan: Plan, outputs: Outputs, *, device: str = "cpu", progress: Progress | None = None) -> None:
+def stream(
+    plan: Plan, outputs: Outputs, *, wanted: Container[str] | None = None, device: str = "cpu", progress: Progress | None = None
+) -> None:  # fmt: skip
     """Fuse every tensor of a plan into the outputs.
 
     Args:
+        wanted: names of the tensors that are fused; default: all. A method that surveys all tensors does so in any case.
         progress: called, in this thread, with the number of input bytes whose work is done.
 
     Raises:
@@ -55,7 +55,8 @@ def stream(plan: Plan, outputs: Outputs, *, device: str = "cpu", progress: Progr
         try:
             surveys = _Surveys(run)
             for tensor in plan.tensors:
-                _fuse_tensor(run, tensor, outputs, surveys)
+                if wanted is None or tensor.spec.name in wanted:
+                    _fuse_tensor(run, tensor, outputs, surveys)
             run.finish()
         except BaseException:
             run.cancel()

@@ -17,6 +17,7 @@ needed, one Cholesky factor a side, and every quantity is smooth in the weights.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ __all__ = ["consensus", "spectral_consensus", "survey_spectrum"]
 STRICTEST = 1e-6  # what 1 - forget is at the least: at 1 itself nothing but equal changes would be left
 LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two labels have no directions to speak of
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
-EMBEDDINGS = ("emb", "wte", "wpe", "lm_head")  # in names of tables that have a row a token or a position
+# Names of tables that have a row a token or a position: BERT's and Llama's, GPT-2's, T5's, heads that are as large.
+EMBEDDINGS = re.compile(r"(?:^|[._])(?:embed|emb[._]|word_emb|tok_emb|wte\b|wpe\b|lm_head\b|shared\.weight|predictions\.decoder)")
 EQUAL = 1e-24  # of a squared length: rounding of the contrasts of equal models
 
 
@@ -69,11 +71,12 @@ def spectral_consensus(
     The side of a matrix that is not the longer one is filtered, of a square one both: ``F = D W``, or ``F = P D Q`` with
     ``P = D (T + b N)^-1 D^T`` of the columns' Gram matrices and Q, the same of the rows'; both only shorten. One factor s for the
     whole model makes up for it: ``s^2 = ((1 - forget) sum |D|^2 + forget sum sum_i alpha_i |D_i|^2) / sum |F|^2`` over all
-    matrices, from the average's own length to that of the models; of matrices that have little in common little stays.
+    matrices, from the average's own length to that of the models; of matrices that have less in common than others less stays.
+    Models that have nothing in common are not told from others: what is left of them by chance is stretched as well.
     Convolutions are matrices of outputs x (inputs x kernel). What is no matrix (vectors, norms), embeddings unless asked for, and
     heads of two labels are averaged, and not scaled.
 
-    ``forget = 0`` is the average. Equal models come back.
+    ``forget = 0`` is the average, also of single tensors: these are not counted for the others' factor. Equal models come back.
 
     Args:
         embeddings: filter tables of tokens and positions too: for text that models memorised.
@@ -86,10 +89,10 @@ def spectral_consensus(
 def survey_spectrum(
     group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool
 ) -> _Filtered | _Averaged:  # fmt: skip
-    """The filtered mean of a tensor, for :func:`spectral_consensus`, and its lengths."""
-    is_table = any(part in group.name.lower() for part in EMBEDDINGS)
-    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings):
-        return _Averaged(tuple(weight))
+    """The filtered mean of a tensor, for :func:`spectral_consensus`; its numbers are squared lengths, wanted and filtered."""
+    is_table = EMBEDDINGS.search(group.name.lower()) is not None
+    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings) or forget == 0:
+        return _Averaged(tuple(weight), 1.0 if forget else lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
     return filtered(group, tuple(weight), forget, lambda_)
 
@@ -99,11 +102,12 @@ class _Averaged:
     """A tensor that is not filtered."""
 
     weight: tuple[float, ...]
-    numbers: tuple[float, ...] = (0.0, 0.0, 0.0)
+    scale: float
+    numbers: tuple[float, ...] = (0.0, 0.0)
     nbytes: int = 0
 
     def function(self, survey: Sequence[float]) -> FuseBlock:
-        return from_base(self.weight)
+        return from_base([self.scale * share for share in self.weight])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,38 +115,37 @@ class _Filtered:
     """The filtered mean of a matrix.
 
     Attributes:
-        of_mean, of_models, of_fused: ``|D|^2``, ``sum_i alpha_i |D_i|^2`` and ``|F|^2``.
+        wanted: the squared length that it would have, were it alone.
+        of_fused: ``|F|^2``.
         change: F's values in a block; None: F is the mean.
         nbytes: of what it computes them from.
     """
 
-    of_mean: float
-    of_models: float
+    wanted: float
     of_fused: float
     weight: tuple[float, ...]
-    forget: float
     lambda_: float
     change: Callable[[Block], torch.Tensor] | None = None
     nbytes: int = 0
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        return self.of_mean, self.of_models, self.of_fused
+        return self.wanted, self.of_fused
 
     def function(self, survey: Sequence[float]) -> FuseBlock:
-        scale = self.lambda_ * _restoring(survey, self.forget)
+        scale = self.lambda_ * _restoring(survey)
         change = self.change
         if change is None:
             return from_base([scale * share for share in self.weight])
         return lambda block: block.origin.add(change(block), alpha=scale)
 
 
-def _restoring(survey: Sequence[float], forget: float) -> float:
-    """The factor that gives the filtered change its length back."""
-    of_mean, of_models, of_fused = survey
+def _restoring(survey: Sequence[float]) -> float:
+    """The factor that gives the filtered changes their length back."""
+    wanted, of_fused = survey
     if of_fused == 0:
         return 1.0
-    scale = math.sqrt(((1 - forget) * of_mean + forget * of_models) / of_fused)
+    scale = math.sqrt(wanted / of_fused)
     return 1.0 if abs(scale - 1) < 1e-9 else scale  # but for rounding: equal models are to come back to the bit
 
 
@@ -155,10 +158,9 @@ def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambd
         add_products(mean, _combined(block, weight))
         for contrast in combinations:
             add_products(scatter, _combined(block, contrast))
-    of_mean, of_scatter = _trace(mean, group), _trace(scatter, group)
-    about = of_mean, of_mean + of_scatter
-    if forget == 0 or of_scatter <= EQUAL * of_mean:
-        return _Filtered(*about, of_mean, weight, forget, lambda_)
+    of_mean, of_scatter = _finite(mean.trace(), group), _finite(scatter.trace(), group)
+    if of_scatter <= EQUAL * of_mean:
+        return _Filtered(of_mean, of_mean, weight, lambda_)
     signal = _whole(mean)
     kept = _solve(mean, scatter, forget, signal)
     of_fused = float((kept * (signal @ kept)).sum())
@@ -167,7 +169,7 @@ def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambd
     def change(block: Block) -> torch.Tensor:
         return (weighted_sum(block.deltas, weight).view(-1, columns) @ mixing).view(-1)
 
-    return _Filtered(*about, of_fused, weight, forget, lambda_, change, mixing.nbytes)
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, change, mixing.nbytes)
 
 
 def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lambda_: float) -> _Filtered:
@@ -179,10 +181,9 @@ def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lam
         apart = _gathered(group, contrast)
         add_products(columns, apart)
         add_products(rows, apart.T)
-    of_mean, of_scatter = float(mean.square().sum()), _trace(columns, group)
-    about = of_mean, of_mean + of_scatter
-    if forget == 0 or of_scatter <= EQUAL * of_mean:
-        return _Filtered(*about, of_mean, weight, forget, lambda_)
+    of_mean, of_scatter = _finite(mean.square().sum(), group), _finite(columns.trace(), group)
+    if of_scatter <= EQUAL * of_mean:
+        return _Filtered(of_mean, of_mean, weight, lambda_)
     signal = _zeros(group, side)
     add_products(signal, mean)
     kept = mean @ _solve(signal, columns, forget, _whole(signal))
@@ -195,7 +196,7 @@ def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lam
     def change(block: Block) -> torch.Tensor:
         return flat[block.start : block.start + block.origin.numel()]
 
-    return _Filtered(*about, of_fused, weight, forget, lambda_, change, flat.nbytes)
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, change, flat.nbytes)
 
 
 def _solve(mean: torch.Tensor, scatter: torch.Tensor, forget: float, right: torch.Tensor) -> torch.Tensor:
@@ -247,8 +248,8 @@ def _whole(lower: torch.Tensor) -> torch.Tensor:
     return lower.tril() + lower.tril(-1).T
 
 
-def _trace(products: torch.Tensor, group: Group) -> float:
-    found = float(products.diagonal().sum())
+def _finite(square: torch.Tensor, group: Group) -> float:
+    found = float(square)
     if not math.isfinite(found):
         raise InputError(f"tensor {group.name}", expected="changes whose squares are finite", found="NaN or infinity")
     return found

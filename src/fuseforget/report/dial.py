@@ -62,4 +62,4 @@ def fuse_command(description: Record) -> str:
         words += ["--param", f"{name}={json.dumps(value)}"]
     for weight in settings.get("weights", ()):
         words += ["--weight", str(weight)]
-    return shlex.join([*words, "-o", "MODEL"])
+    return shlex.join([*words, "--dtype", "float32", "-o", "MODEL"])  # as the dial computes, whatever the models are stored in

@@ -22,7 +22,7 @@ class ForgettingFacts:
         sources: in their order.
         contenders: by row, in the order of the comparison.
         results: the ``forgetting_result`` records of each part.
-        tried, chosen: settings on validation data, and the best of each row.
+        tried, chosen: settings of the pairs on validation data, and the best of each row; other parts choose for themselves.
         alone: measurements of models that fuse nothing, by source, split, model and probe.
         unlearned: specialists that have nothing to forget.
     """
@@ -31,8 +31,8 @@ class ForgettingFacts:
         self.sources = [r for r in records if r["kind"] == "source"]
         self.contenders = {r["row"]: r for r in records if r["kind"] == "contender"}
         self.asked = [r["name"] for r in records if r["kind"] == "asked"]
-        self.tried = [r for r in records if r["kind"] == "tried"]
-        self.chosen = {r["row"]: r for r in records if r["kind"] == "chosen"}
+        self.tried = [r for r in records if r["kind"] == "tried" and r["part"] == "pairs"]
+        self.chosen = {r["row"]: r for r in records if r["kind"] == "chosen" and r["part"] == "pairs"}
         self.points = [r for r in records if r["kind"] == "point"]
         self.unlearned = [r for r in records if r["kind"] == "unlearned"]
         self.left_out = [r for r in records if r["kind"] == "left_out"]

@@ -55,13 +55,13 @@ def _grid(**values: Sequence[Value]) -> Grid:
 LAMBDAS = (0.4, 0.6, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 DROPPED = "density from little to most, at the scale of the average's change, at less and at more of it"
 ELECTED = _grid(density=(0.2, 0.5), lambda_=(0.6, 1.0, 1.5)) + _grid(density=(1.0,), lambda_=(0.5, 1.0))
-DARE = _grid(density=(0.1, 0.3, 0.5, 0.8), lambda_=(0.7, 1.2))
+DARE = _grid(density=(0.2, 0.5), lambda_=(0.5, 0.7, 1.0, 1.3))
 DARE_TIES: Grid = tuple({**point, "normalize": True} for point in DARE)
-DELLA = _grid(density=(0.2, 0.4, 0.6, 0.8), lambda_=(0.7, 1.2))
+DELLA = _grid(density=(0.3, 0.6), lambda_=(0.5, 0.7, 1.0, 1.3))
 CRUMBS = _grid(density=(0.5, 0.9), gamma=(0.01, 0.1), lambda_=(0.8, 1.4))
 CRUMBS_TIES: Grid = tuple({**point, "normalize": True} for point in CRUMBS)
-# Fusing takes these two many times as long as the rest: fewer settings. Tasks are summed by default, as their papers do.
-SUMMED = _grid(lambda_=(0.3, 0.5, 0.8, 1.2))
+# Tasks are summed by default, as their papers do: half of the sum is the average's scale for two.
+SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0))
 # The first mixes in proportion; the second's strictness is forget / (1 - forget), whose useful range is near one.
 COMMON = _grid(forget=(0.7, 1.0), lambda_=(0.8, 1.0, 1.25, 1.5))
 SPECTRAL = _grid(forget=(0.9, 0.97, 0.99, 0.995), lambda_=(1.0, 1.2))
@@ -77,7 +77,7 @@ CONTENDERS = (
     Contender("multislerp, base", "multislerp", base=True),
     Contender("karcher", "karcher"),
     Contender("ties", "ties", ELECTED, source=f"Yadav et al. 2023: density .2 or chosen on validation data; {DROPPED}"),
-    Contender("dare_linear", "dare_linear", DARE, source=f"Yu et al. 2024: drop rates of .2 to .9; {DROPPED}"),
+    Contender("dare_linear", "dare_linear", DARE, source=f"Yu et al. 2024: drop rates of .5 and .8; {DROPPED}"),
     Contender("dare_ties", "dare_ties", DARE_TIES, source=f"the same, then the mean of TIES; {DROPPED}"),
     Contender("della", "della", DELLA, source=f"Deep et al. 2024; {DROPPED}"),
     Contender("della_linear", "della_linear", DELLA, source=f"Deep et al. 2024; {DROPPED}"),

@@ -13,7 +13,7 @@ from fuseforget.checkpoint import Checkpoint, open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.records import Record, facts, read_records, read_run
 
-__all__ = ["BIAS", "MEMORIZATION", "SHORTCUTS", "Source", "describe_source", "open_sources"]
+__all__ = ["BIAS", "MEMORIZATION", "SHORTCUTS", "Source", "describe_source", "is_still", "open_sources"]
 
 SHORTCUTS, BIAS, MEMORIZATION = "study shortcuts", "study bias", "study memorization"
 KINDS = (SHORTCUTS, BIAS, MEMORIZATION)
@@ -72,13 +72,26 @@ def open_sources(paths: Sequence[str | Path]) -> tuple[Source, ...]:
 
 
 def describe_source(source: Source) -> Record:
-    """What a run says of a source, to be repeated and to notice a source that was made anew."""
-    made = [r for r in facts(read_records(source.path)) if r["kind"] in ("training", "data")]
-    digest = hashlib.sha256(json.dumps([source.settings, made], sort_keys=True).encode()).hexdigest()
+    """What a run says of a source, to be repeated and to notice a source that was made anew (:func:`is_still`)."""
+    made = {
+        f"{r['kind']} {r.get('name') or ' '.join(str(r.get(key)) for key in ('attribute', 'ratio'))}": _digest(r)
+        for r in facts(read_records(source.path))
+        if r["kind"] in ("training", "data")
+    }
     return {
         "name": source.name, "path": str(source.path), "command": source.command, "seed": source.seed,
-        "base_sha256": source.settings["base_sha256"], "sha256": digest,
+        "base_sha256": source.settings["base_sha256"], "settings_sha256": _digest(source.settings), "made": made,
     }  # fmt: skip
+
+
+def is_still(described: Record, known: Record) -> bool:
+    """Whether a source has all that a run knew of it, as it was; a study may have been asked for more models since."""
+    same = all(described["made"].get(name) == digest for name, digest in known["made"].items())
+    return same and described["settings_sha256"] == known["settings_sha256"]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _open(path: Path) -> Source:

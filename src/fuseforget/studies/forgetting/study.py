@@ -19,7 +19,7 @@ from fuseforget.studies.forgetting.pairs import do_pairs
 from fuseforget.studies.forgetting.partial import do_partial
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.shared import do_shared, lacking_shared
-from fuseforget.studies.forgetting.sources import BIAS, MEMORIZATION, SHORTCUTS, Source, describe_source, open_sources
+from fuseforget.studies.forgetting.sources import BIAS, MEMORIZATION, SHORTCUTS, Source, describe_source, is_still, open_sources
 from fuseforget.workers import Here, Workers
 
 __all__ = ["PARTS", "Part", "run_forgetting_study"]
@@ -143,7 +143,7 @@ def _record_sources(run: Run, sources: Sequence[Source]) -> tuple[Source, ...]:
                 str(run.path), expected=f"the sources that it has, {record['path']} among them",
                 found=", ".join(str(source.path) for source in sources), action="A run can be given more, not fewer.",
             )  # fmt: skip
-        if given[record["name"]][1]["sha256"] != record["sha256"]:
+        if not is_still(given[record["name"]][1], record):
             raise InputError(
                 str(given[record["name"]][0].path), expected="the models that the run began with", found="others",
                 action="Give another directory.",
