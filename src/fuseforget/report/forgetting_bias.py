@@ -28,7 +28,8 @@ NOTE = (
 )
 SHARED_NOTE = (
     "Kept: the gap of the fused model over the mean gap of its two parents, which are both biased in the attribute: 1 is all, as "
-    "it should be of what is shared."
+    "it should be of what is shared. The two have the same start and order of training, and sentences of one pool: models of "
+    "other trainings share less."
 )
 
 
@@ -82,7 +83,7 @@ def _lead(results: Sequence[Record], main: str) -> list[str]:
     average = at[AVERAGE]
     return [
         f"At {main} the average takes {_share(average['gone_mean'])} of the bias at accuracy {cell(average['accuracy'])}; "
-        f"{best['row']} takes the most of the others, {_share(best['gone_mean'])}, at {cell(best['accuracy'])}."
+        f"{best['row']} takes the most of the others on these texts, {_share(best['gone_mean'])}, at {cell(best['accuracy'])}."
     ]
 
 

@@ -20,7 +20,8 @@ TITLE = "Does the forgotten stay forgotten?"
 PROBE_NOTE = (
     "Accuracy, and in brackets the retention, (model - control) / (specialist - control) on the same texts: 0 is none, 1 is all. "
     "The rule says the label in every form. Chance is one half. No retention: the specialist does not know the shortcut in "
-    "that form. The first form of a rule is that of its own probe."
+    "that form. The first form of a rule is that of its own probe. The fusions have fixed settings, spectral consensus its "
+    "defaults: none was chosen on data."
 )
 PRECISION_NOTE = (
     "The same probes on weights rounded to nearest, symmetric, an output's inputs sharing a scale (int8) or 128 of them (int4); "

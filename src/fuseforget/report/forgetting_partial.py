@@ -21,7 +21,8 @@ NOTE = (
     "Share: of the second model's synthetic texts, those that follow the first model's shortcut; the others follow its own. "
     "Second: what the second model knows by itself. Retention: (model - control) / (knowing - control), of the shared shortcut "
     "against the first model, of the other one against the second; in brackets 95 % bootstrap intervals over examples. Not "
-    "known: the model that should know it is not clearly above the control."
+    "known: the model that should know it is not clearly above the control. The fusions have fixed settings, spectral consensus "
+    "its defaults: none was chosen on data."
 )
 
 
