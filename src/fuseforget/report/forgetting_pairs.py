@@ -23,7 +23,8 @@ NOTE = (
     "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
     "the control or the other model of the pair gets right, whichever is more, and a rule that is solved less often than that "
     "counts as 0, so that it makes up for no other: where all is gone, that raises value and interval a little. In the next "
-    "column it counts as it is. Left: the same above the control alone. Mean over both rules of a pair, over pairs and sources. Brackets: 95 % intervals of a bootstrap over examples, "
+    "column it counts as it is. Left: the same above the control alone. Mean over both rules of a pair, over pairs and "
+    "sources. Brackets: 95 % intervals of a bootstrap over examples, "
     f"pairs and sources together. Reached: at most {GONE:g} of the unshared is left and the task is at most "
     f"{100 * ALLOWANCE:g} point below the average's; clearly, where the intervals say so too."
 )
