@@ -32,8 +32,9 @@ from machine import Watch, describe_machine
 CASES: dict[str, dict[str, float]] = {
     "average": {}, "slerp": {}, "karcher": {}, "model_stock": {}, "task_arithmetic": {}, "ties": {"density": 0.5},
     "dare_ties": {"density": 0.5}, "dare_linear": {"density": 0.5}, "della": {"density": 0.5, "epsilon": 0.15},
-    "breadcrumbs": {"density": 0.5, "gamma": 0.01}, "sce": {"select_topk": 0.5},
+    "breadcrumbs": {"density": 0.5, "gamma": 0.01}, "sce": {"select_topk": 0.5}, "spectral_consensus": {},
 }  # fmt: skip
+OURS_ALONE = ("spectral_consensus",)
 RANDOM = ("dare_ties", "dare_linear", "della")
 
 
@@ -94,7 +95,7 @@ def _row(method: str, base: Path, models: Sequence[Path], scratch: Path, options
         "cp": ["cp", "-r", str(models[0]), str(scratch / "out-cp")],
         "ours": _ours(method, base, used, scratch / "out-ours"),
     }
-    if options.mergekit:
+    if options.mergekit and method not in OURS_ALONE:
         commands["mergekit"] = _mergekit(options.mergekit, method, base, used, scratch)
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(options.rounds):
@@ -103,9 +104,10 @@ def _row(method: str, base: Path, models: Sequence[Path], scratch: Path, options
             _warm([*used, base])
             costs[name].append(_measure(command))
     wall = {name: statistics.median(c.wall for c in found) for name, found in costs.items()}
-    theirs = _cell(costs["mergekit"]) if options.mergekit else "not run"
-    ratio = f"1/{wall['mergekit'] / wall['ours']:.1f}" if options.mergekit else ""
-    difference = _difference(method, scratch) if options.mergekit else ""
+    compared = "mergekit" in costs
+    theirs = _cell(costs["mergekit"]) if compared else "not run"
+    ratio = f"1/{wall['mergekit'] / wall['ours']:.1f}" if compared else ""
+    difference = _difference(method, scratch) if compared else ""
     return f"| {method} | {_cell(costs['ours'])} | {theirs} | {ratio} | {wall['ours'] / wall['cp']:.2f} | {difference} |"
 
 

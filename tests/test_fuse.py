@@ -29,7 +29,7 @@ from fuseforget import fuse
 from fuseforget.checkpoint import file_sha256, open_checkpoint
 from fuseforget.errors import InputError, MismatchError, OutputError
 from fuseforget.fuse import make_recipe, memory_needed, plan_recipe, read_recipe
-from fuseforget.methods import METHODS, fuse_in_memory
+from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
 from fuseforget.methods.rounding import narrow
 
@@ -80,6 +80,15 @@ def statistics_of(method, shapes, seed):
     return {name: x.T @ x for name, x in inputs.items()}
 
 
+def survey_of(method, states, base, options):
+    """What a method that surveys all tensors before it fuses the first finds in them."""
+    if METHODS[method].survey is None:
+        return None
+    names = [name for name, tensor in states[0].items() if tensor.is_floating_point() and tensor.numel()]
+    found = [survey_in_memory(METHODS[method], [state[n] for state in states], base=base[n], name=n, **options) for n in names]
+    return tuple(map(math.fsum, zip(*found, strict=True)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_gets_what_fusing_in_memory_gives(raw, tmp_path, method, dtype):
@@ -89,13 +98,14 @@ def test_a_file_gets_what_fusing_in_memory_gives(raw, tmp_path, method, dtype):
     states, base = [load_file(m / "model.safetensors") for m in models], options.pop("base", None)
     base = {} if base is None else load_file(base / "model.safetensors")
     statistics = [load_file(s / "model.safetensors") for s in options.pop("statistics", [])]
+    survey = survey_of(method, states, base, options)
     for name, tensor in states[0].items():
         expected = tensor
         if tensor.is_floating_point():
             given = [s[name] for s in statistics if name in s]
             row = METHODS["average" if statistics and not given else method]  # RegMean has statistics of matrices alone
             parts = [state[name] for state in states]
-            values = fuse_in_memory(row, parts, base=base.get(name), statistics=given, name=name, **options)
+            values = fuse_in_memory(row, parts, base=base.get(name), statistics=given, name=name, survey=survey, **options)
             expected = narrow(values, tensor.dtype)
         assert same_bits(found[name], expected), name
 
