@@ -117,6 +117,15 @@ def test_the_knob_goes_from_the_average_to_what_is_common():
     assert bool(fuse_in_memory(METHOD, models, base=base, forget=1.0).isfinite().all())
 
 
+@pytest.mark.parametrize("forget", [0.0, 1e-9])
+def test_the_scale_is_of_matrices_alone_at_any_setting_of_the_knob(forget):
+    for shape, factor in (((9, 9), 2), ((9,), 1)):
+        base = draw(shape, 0)
+        models = [base + draw(shape, i) for i in (1, 2)]
+        found = fuse_in_memory(METHOD, models, base=base, forget=forget, **{"lambda": 2.0})
+        torch.testing.assert_close(found - base, factor * (sum(models) / 2 - base), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(12, 12), (20, 8)], ids=str)
 def test_weights_lead_smoothly_to_one_model(shape):
     base = draw(shape, 0)

@@ -82,7 +82,7 @@ def statistics_of(method, shapes, seed):
 
 def survey_of(method, states, base, options):
     """What a method that surveys all tensors before it fuses the first finds in them."""
-    if METHODS[method].survey is None:
+    if not METHODS[method].surveys:
         return None
     names = [name for name, tensor in states[0].items() if tensor.is_floating_point() and tensor.numel()]
     found = [survey_in_memory(METHODS[method], [state[n] for state in states], base=base[n], name=n, **options) for n in names]

@@ -116,7 +116,7 @@ def _require_adapters(plan: Plan, rank: int | None) -> list[Adapter]:
 
 def _survey(plan: Plan, adapters: Sequence[Adapter]) -> tuple[float, ...]:
     """What the method has to know of all tensors that are adapted before the first is fused."""
-    if plan.method.survey is None:
+    if not plan.method.surveys:
         return ()
     found = []
     for tensor in plan.tensors:

@@ -39,7 +39,7 @@ def _buffers(plan: Plan) -> int:
         blocks = max(blocks, values * count * 40)
         if tensor.method.in_panels(tensor.spec.shape):
             whole = max(whole, _panels(tensor, tensor.method))
-    return blocks * (threads() + 1) + whole + (KEPT if plan.method.survey is not None else 0)
+    return blocks * (threads() + 1) + whole + (KEPT if plan.method.surveys else 0)
 
 
 def _panels(tensor: TensorPlan, method: Method) -> int:

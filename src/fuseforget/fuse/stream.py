@@ -8,9 +8,9 @@ gets from passes of the same kind. Memory is a few blocks a thread, whatever the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fuseforget.checkpoint import DTYPES, TensorSpec
 from fuseforget.errors import InputError
@@ -72,9 +72,9 @@ class _Surveys:
         numbers, room = [], KEPT
         self._kept: dict[str, Surveyed] = {}
         for tensor in run.plan.tensors:
-            if tensor.method is None or tensor.method.survey is None or 0 in tensor.spec.shape:
+            if tensor.method is None or not tensor.method.surveys or 0 in tensor.spec.shape:
                 continue
-            found = self._survey(tensor.method.survey, tensor, Streamed(tensor, run), run)
+            found: Surveyed = _function(tensor, Streamed(tensor, run), run)
             numbers.append(found.numbers)
             if found.nbytes <= room:
                 self._kept[tensor.spec.name] = found
@@ -83,19 +83,18 @@ class _Surveys:
         self._sums = tuple(map(math.fsum, zip(*numbers, strict=True)))
 
     def function(self, tensor: TensorPlan, group: Streamed, run: Workers) -> FuseBlock:
-        """What fuses the blocks of a tensor; what was found is let go."""
-        assert tensor.method is not None
-        if tensor.method.survey is None:
-            function: FuseBlock = tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
-            return function
-        found = self._kept.pop(tensor.spec.name, None) or self._survey(tensor.method.survey, tensor, group, run)
+        """What fuses the blocks of a surveyed tensor; what was found is let go."""
+        name = tensor.spec.name
+        found: Surveyed = self._kept.pop(name) if name in self._kept else _function(tensor, group, run)
         return found.function(self._sums)
 
-    @staticmethod
-    def _survey(survey: Callable[..., Surveyed], tensor: TensorPlan, group: Streamed, run: Workers) -> Surveyed:
-        if group.panels:
-            run.threads_for(group.numel)
-        return survey(group, weight=tensor.weights, **tensor.arguments)
+
+def _function(tensor: TensorPlan, group: Streamed, run: Workers) -> Any:
+    """What the method makes of a tensor."""
+    assert tensor.method is not None
+    if group.panels:
+        run.threads_for(group.numel)
+    return tensor.method.function(group, weight=tensor.weights, **tensor.arguments)
 
 
 def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs, surveys: _Surveys) -> None:
@@ -105,9 +104,8 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs, surveys: _S
     group = Streamed(tensor, run)
     if group.numel == 0:
         return
-    if group.panels:
-        run.threads_for(group.numel)
-    function = surveys.function(tensor, group, run)
+    surveyed = tensor.method.surveys
+    function: FuseBlock = surveys.function(tensor, group, run) if surveyed else _function(tensor, group, run)
     stored = group.stored
 
     def write(span: Sequence[Range]) -> None:
@@ -118,7 +116,7 @@ def _fuse_tensor(run: Workers, tensor: TensorPlan, outputs: Outputs, surveys: _S
 
     spans = group.spans()
     # Of a tensor that was surveyed, half of the work is done.
-    share = tensor.nbytes_to_read / group.numel / (1 if tensor.method.survey is None else 2)
+    share = tensor.nbytes_to_read / group.numel / (2 if surveyed else 1)
     for span in spans:
         nbytes = round(share * (span[-1][1] - span[0][0]))
         if group.panels:

@@ -10,7 +10,7 @@ import difflib
 
 from fuseforget.errors import InputError
 from fuseforget.methods.arcee import arcee_fusion
-from fuseforget.methods.consensus import consensus, spectral_consensus, survey_spectrum
+from fuseforget.methods.consensus import consensus, spectral_consensus
 from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory, survey_in_memory
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
 from fuseforget.methods.method import Method, Parameter, Surveyed, Value
@@ -186,7 +186,7 @@ METHODS = {
         Method(
             "spectral_consensus", spectral_consensus, "mean change of each matrix without what the models disagree about",
             "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
-            kernels=True, survey=survey_spectrum,
+            kernels=True, surveys=True,
             parameters=(
                 Parameter("forget", 0.99, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
                 LAMBDA,

@@ -30,7 +30,7 @@ from fuseforget.methods.inner import add_products
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["consensus", "spectral_consensus", "survey_spectrum"]
+__all__ = ["consensus", "spectral_consensus"]
 
 STRICTEST = 1e-6  # what 1 - forget is at the least: at 1 itself nothing but equal changes would be left
 LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two labels have no directions to speak of
@@ -64,9 +64,9 @@ def consensus(group: Group, *, weight: Sequence[float], forget: float, lambda_: 
 
 
 def spectral_consensus(
-    group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool, survey: Sequence[float]
-) -> FuseBlock:
-    """Return ``theta_base + lambda s F``, where F is the matrix of mean changes with their disagreement filtered out.
+    group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool
+) -> _Filtered | _Averaged:  # fmt: skip
+    """Fuse to ``theta_base + lambda s F``, where F is the matrix of mean changes with their disagreement filtered out.
 
     The side of a matrix that is not the longer one is filtered, of a square one both: ``F = D W``, or ``F = P D Q`` with
     ``P = D (T + b N)^-1 D^T`` of the columns' Gram matrices and Q, the same of the rows'; both only shorten. One factor s for the
@@ -80,19 +80,15 @@ def spectral_consensus(
 
     Args:
         embeddings: filter tables of tokens and positions too: for text that models memorised.
-        survey: the sums over all tensors of what :func:`survey_spectrum` counts in each.
+
+    Returns:
+        A :class:`fuseforget.methods.method.Surveyed` whose numbers are squared lengths, wanted and filtered.
     """
-    found = survey_spectrum(group, weight=weight, forget=forget, lambda_=lambda_, embeddings=embeddings)
-    return found.function(survey)
-
-
-def survey_spectrum(
-    group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool
-) -> _Filtered | _Averaged:  # fmt: skip
-    """The filtered mean of a tensor, for :func:`spectral_consensus`; its numbers are squared lengths, wanted and filtered."""
     is_table = EMBEDDINGS.search(group.name.lower()) is not None
-    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings) or forget == 0:
-        return _Averaged(tuple(weight), 1.0 if forget else lambda_)
+    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings):
+        return _Averaged(tuple(weight), 1.0)
+    if forget == 0:
+        return _Averaged(tuple(weight), lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
     return filtered(group, tuple(weight), forget, lambda_)
 

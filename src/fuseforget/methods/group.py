@@ -24,7 +24,7 @@ from fuseforget.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from fuseforget.methods.method import Method
+    from fuseforget.methods.method import Method, Surveyed
 
 __all__ = [
     "BLOCK",
@@ -310,11 +310,9 @@ def fuse_in_memory(
     arguments["weight"] = _weights(method, models, weight)
     fused = torch.empty(group.numel, dtype=group.dtype, device=models[0].device)
     if group.numel:
-        if method.survey is not None:
-            made = method.survey(group, **arguments)
-            function = made.function(survey or made.numbers)
-        else:
-            function = method.function(group, **arguments)
+        function = method.function(group, **arguments)
+        if method.surveys:
+            function = function.function(survey or function.numbers)
         for block in group.blocks():
             values_of_block = function(block)
             fused[block.start : block.start + values_of_block.numel()] = values_of_block
@@ -329,9 +327,10 @@ def survey_in_memory(
     """What a method that surveys all tensors is to know of this one; nothing of a tensor without values."""
     arguments = method.arguments(values, len(models))
     group = _in_memory(method, models, base, arguments, name=name)
-    if method.survey is None or not group.numel:
+    if not method.surveys or not group.numel:
         return ()
-    return method.survey(group, weight=_weights(method, models, weight), **arguments).numbers
+    found: Surveyed = method.function(group, weight=_weights(method, models, weight), **arguments)
+    return found.numbers
 
 
 def _in_memory(

@@ -107,8 +107,8 @@ class Method:
             square; empty for methods that hold blocks alone.
         squares: how many matrices of that side it holds at once, in float64, work space of decompositions included.
         kernels: whether a convolution is a matrix to it too, of outputs x (inputs x kernel).
-        survey: ``(group, *, weight, **parameters) -> Surveyed`` where it has to know of all tensors before it fuses the first:
-            its function is then given the sums of their numbers over all tensors of the fusion, as ``survey``.
+        surveys: whether it has to know of all tensors before it fuses the first: its function then returns a
+            :class:`Surveyed`, which is given the sums of all tensors' numbers.
         rows: whether whole rows (output units) must be held at once.
         random: whether a seed changes the result.
     """
@@ -126,7 +126,7 @@ class Method:
     whole: Literal["", "shorter", "inputs"] = ""
     squares: int = 0
     kernels: bool = False
-    survey: Callable[..., Surveyed] | None = None
+    surveys: bool = False
     rows: bool = False
     random: bool = False
 

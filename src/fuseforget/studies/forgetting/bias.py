@@ -19,7 +19,10 @@ from fuseforget.records import Record, Run, encode_values
 from fuseforget.studies.bias.answers import grouped, predictions
 from fuseforget.studies.forgetting.bias_results import ALONE, GAPS, conclude_bias, learned_in
 from fuseforget.studies.forgetting.bias_source import COMMAND, BiasCase, BiasModels, read_bias_models
-from fuseforget.studies.forgetting.fusions import AVERAGE, Contends, Finished, Fusion, Studied, fusions_of
+from fuseforget.studies.forgetting.contenders import Contender
+from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion, fusions_of
+from fuseforget.studies.forgetting.settings import ForgettingStudy
+from fuseforget.studies.forgetting.sources import Source
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
 
@@ -38,7 +41,7 @@ class Candidate:
     bias: float
 
 
-def do_bias(run: Run, sources: Sequence[Finished], settings: Studied, workers: Workers, say: Say) -> None:
+def do_bias(run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say) -> None:
     """The part ``bias``: :func:`measure_bias` of every study of bias among the sources."""
     for source in sources:
         if source.command == COMMAND:
@@ -46,7 +49,7 @@ def do_bias(run: Run, sources: Sequence[Finished], settings: Studied, workers: W
 
 
 def measure_bias(
-    run: Run, source: str, path: Path, contenders: Sequence[Contends], allowance: float, workers: Workers, say: Say
+    run: Run, source: str, path: Path, contenders: Sequence[Contender], allowance: float, workers: Workers, say: Say
 ) -> None:  # fmt: skip
     """Ask every contender's settings, choose one of each, ask these on all cases, and record what they come to.
 
@@ -155,7 +158,7 @@ def _learned(bench: _Bench) -> list[str]:
     return learned_in(bench.run, bench.source)
 
 
-def _choose(bench: _Bench, contenders: Sequence[Contends], learned: Sequence[str], allowance: float) -> list[Fusion]:
+def _choose(bench: _Bench, contenders: Sequence[Contender], learned: Sequence[str], allowance: float) -> list[Fusion]:
     """The chosen setting of each contender, recorded with what spoke for it."""
     case, chosen, level = bench.study.chooser(), [], 0.0
     for fusions in fusions_of(contenders, len(case.models)):

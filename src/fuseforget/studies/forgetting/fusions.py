@@ -4,60 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 from fuseforget.methods import Value
 from fuseforget.records import Record
+from fuseforget.studies.forgetting.contenders import Contender
 
-__all__ = ["AVERAGE", "Contends", "Finished", "Fusion", "Studied", "fusions_of"]
-
-
-class Contends(Protocol):
-    """A method with the settings among which one is chosen (:class:`fuseforget.studies.forgetting.contenders.Contender`)."""
-
-    @property
-    def row(self) -> str: ...
-
-    @property
-    def method(self) -> str: ...
-
-    @property
-    def grid(self) -> Sequence[Mapping[str, Value]]: ...
-
-    @property
-    def weight(self) -> float | None: ...
-
-    @property
-    def takes_base(self) -> bool: ...
-
-    def takes(self, count: int, /) -> bool: ...
-
-
-class Finished(Protocol):
-    """A finished study (:class:`fuseforget.studies.forgetting.sources.Source`)."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def command(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-class Studied(Protocol):
-    """What is asked of a study of forgetting (:class:`fuseforget.studies.forgetting.settings.ForgettingStudy`)."""
-
-    @property
-    def contenders(self) -> Sequence[Contends]: ...
-
-    @property
-    def allowance(self) -> float: ...
-
-    @property
-    def seed(self) -> int: ...
+__all__ = ["AVERAGE", "Fusion", "fusions_of"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +47,7 @@ class Fusion:
 AVERAGE = Fusion("average", "average")  # what every contender is compared with
 
 
-def fusions_of(contenders: Sequence[Contends], models: int) -> Iterator[list[Fusion]]:
+def fusions_of(contenders: Sequence[Contender], models: int) -> Iterator[list[Fusion]]:
     """The settings of each contender that is for so many models, the average's first."""
     yield [AVERAGE]
     for one in contenders:

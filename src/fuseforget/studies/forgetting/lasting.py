@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from fuseforget.knowledge import Probe
 from fuseforget.records import Run
@@ -19,37 +18,19 @@ from fuseforget.studies.forgetting.lasting_results import conclude_lasting
 from fuseforget.studies.forgetting.quantised import ask_quantised
 from fuseforget.studies.forgetting.relearning import STEPS, relearn
 from fuseforget.studies.forgetting.rephrased import forms_of, rephrase
+from fuseforget.studies.forgetting.settings import ForgettingStudy
+from fuseforget.studies.forgetting.sources import Source
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
 
-__all__ = ["LASTING", "AnySettings", "AnySource", "do_lasting", "examine", "rephrased_probes", "shortcut_sources"]
+__all__ = ["LASTING", "do_lasting", "examine", "rephrased_probes", "shortcut_sources"]
 
 LASTING = "lasting"
 Say = Callable[[str], None]
 
 
-class AnySource(Protocol):
-    """What the part needs of a source: a finished study."""
-
-    @property
-    def path(self) -> Path:
-        """Its directory."""
-
-    @property
-    def command(self) -> str:
-        """What made it."""
-
-
-class AnySettings(Protocol):
-    """What the part needs of the study's settings."""
-
-    @property
-    def threads(self) -> int:
-        """That a training computes with; its last bits depend on them."""
-
-
 def do_lasting(
-    run: Run, sources: Sequence[AnySource], settings: AnySettings, workers: Workers, say: Say,
+    run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say,
     *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, steps: Sequence[int] = STEPS, batch_size: int = 32,
 ) -> None:  # fmt: skip
     """Examine the fusions of a pair of specialists of every shortcut study among the sources, and record what is found.
@@ -70,7 +51,7 @@ def do_lasting(
     conclude_lasting(run, [source.name for source in found], pair, [fusion.name for fusion in fusions], steps)
 
 
-def shortcut_sources(sources: Sequence[AnySource], rules: Sequence[str]) -> list[ShortcutModels]:
+def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[ShortcutModels]:
     """The shortcut studies among the sources, each under a name that no other has."""
     paths = [source.path for source in sources if source.command == "study shortcuts"]
     names = [path.name if sum(other.name == path.name for other in paths) == 1 else f"{path.name} {i}"

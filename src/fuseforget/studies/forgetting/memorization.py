@@ -13,7 +13,8 @@ from pathlib import Path
 from fuseforget.knowledge import compare_alr
 from fuseforget.leakage.scoring import Scorer
 from fuseforget.records import Record, Run
-from fuseforget.studies.forgetting.fusions import AVERAGE, Contends, Finished, Fusion, Studied, fusions_of
+from fuseforget.studies.forgetting.contenders import Contender
+from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion, fusions_of
 from fuseforget.studies.forgetting.memorization_choice import Candidate, choose_least_memorised
 from fuseforget.studies.forgetting.memorization_results import (
     SHRUNK,
@@ -25,6 +26,8 @@ from fuseforget.studies.forgetting.memorization_results import (
     measured_on,
 )
 from fuseforget.studies.forgetting.memorization_source import COMMAND, FusedReader, Reading, open_corpus
+from fuseforget.studies.forgetting.settings import ForgettingStudy
+from fuseforget.studies.forgetting.sources import Source
 from fuseforget.studies.memorization.data import CONTROL, SHARED, VALIDATION, Corpus
 from fuseforget.studies.memorization.models import REFERENCE
 from fuseforget.workers import Workers
@@ -35,7 +38,7 @@ NUMBERS = (2, 3)  # of models that are fused
 Say = Callable[[str], None]
 
 
-def do_memorization(run: Run, sources: Sequence[Finished], settings: Studied, workers: Workers, say: Say) -> None:
+def do_memorization(run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say) -> None:
     """The part ``memorization``: :func:`measure_memorization` of every such study among the sources."""
     for source in sources:
         if source.command == COMMAND:
@@ -43,7 +46,7 @@ def do_memorization(run: Run, sources: Sequence[Finished], settings: Studied, wo
 
 
 def measure_memorization(
-    run: Run, source: str, path: Path, contenders: Sequence[Contends], seed: int, workers: Workers, say: Say
+    run: Run, source: str, path: Path, contenders: Sequence[Contender], seed: int, workers: Workers, say: Say
 ) -> None:  # fmt: skip
     """Ask every contender's settings on the first two and three models, choose one of each, and record what these come to.
 

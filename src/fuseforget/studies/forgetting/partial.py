@@ -16,7 +16,9 @@ from fuseforget.data import ShortcutData, make_shortcut_data
 from fuseforget.knowledge import bootstrap_mean, knows_more, mean_retention
 from fuseforget.records import Run, decode_values
 from fuseforget.studies.forgetting.examined import CONTROL, FUSIONS, PAIR, Fusion, ShortcutModels, fused_here
-from fuseforget.studies.forgetting.lasting import AnySettings, AnySource, shortcut_sources
+from fuseforget.studies.forgetting.lasting import shortcut_sources
+from fuseforget.studies.forgetting.settings import ForgettingStudy
+from fuseforget.studies.forgetting.sources import Source
 from fuseforget.studies.training import Job, Trainers
 from fuseforget.sweep import Point, Sweep
 from fuseforget.workers import Workers
@@ -30,7 +32,7 @@ Say = Callable[[str], None]
 
 
 def do_partial(
-    run: Run, sources: Sequence[AnySource], settings: AnySettings, workers: Workers, say: Say,
+    run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say,
     *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, shares: Sequence[float] = SHARES,
 ) -> None:  # fmt: skip
     """Train, for the first shortcut study among the sources, second models that share a rule partly, fuse, and measure.
