@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fuseforget.studies.forgetting import PARTS, ForgettingStudy, run_forgetting
 from fuseforget.studies.forgetting.choice import Tried, choose
 from fuseforget.studies.forgetting.contenders import AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
 from fuseforget.studies.forgetting.numbers import subsets
+from fuseforget.studies.forgetting.pairs import choosing_pairs
 from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
 from fuseforget.studies.forgetting.sources import Source, describe_source, is_still, open_sources
 from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
@@ -333,6 +335,15 @@ def test_the_report_shows_it_and_says_how_to_repeat_it(source, finished, tmp_pat
     command = [sys.executable, "-m", "fuseforget", "report", finished, "-o", tmp_path / "page.html"]
     subprocess.run(command, check=True, capture_output=True)
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_settings_are_chosen_on_pairs_that_hold_each_rule_twice():
+    rules = ("st", "op", "tic", "or", "and")
+    pairs = choosing_pairs(rules)
+    assert len(pairs) == len(set(pairs)) == 5
+    assert [sum(rule in pair for pair in pairs) for rule in rules] == [2] * 5
+    assert set(pairs) <= set(combinations(rules, 2))
+    assert choosing_pairs(("op", "tic")) == [("op", "tic")]
 
 
 def test_what_other_parts_choose_is_not_the_pairs_choice(finished):

@@ -19,8 +19,9 @@ DEEPEST = 0.06  # below the average's task accuracy: what loses more is below th
 QUANTITIES = {"unshared_clipped": "unshared shortcuts left", "retention": "shortcuts left, shared ones included"}
 NOTE = (
     "Each method at the setting that leaves least of the unshared shortcuts on validation texts, which no model was trained on, "
-    f"among its settings whose task accuracy is at most {100 * ALLOWANCE:g} point below the average's there; where there is "
-    "none, at the one of highest accuracy (marked *). Unshared: (fused - floor) / (specialist - floor), where the floor is what "
+    "over pairs that hold each rule twice, among its settings whose task accuracy is at most "
+    f"{100 * ALLOWANCE:g} point below the average's there; where there is none, at the one of highest accuracy (marked *). "
+    "Unshared: (fused - floor) / (specialist - floor), where the floor is what "
     "the control or the other model of the pair gets right, whichever is more, and a rule that is solved less often than that "
     "counts as 0, so that it makes up for no other: where all is gone, that raises value and interval a little. In the next "
     "column it counts as it is. Left: the same above the control alone. Mean over both rules of a pair, over pairs and "
@@ -144,7 +145,7 @@ def _tried_table(facts: ForgettingFacts) -> Table:
         for r in facts.tried
     ]  # fmt: skip
     header = ["method", "setting", "unshared left", "left", "task", ""]
-    return Table("Every setting on validation data, mean over pairs", header, rows)
+    return Table(f"Every setting on validation data, mean over {facts.tried[0]['cases']} pairs", header, rows)
 
 
 def _contender_table(facts: ForgettingFacts) -> Table:

@@ -19,7 +19,7 @@ from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import Source
 from fuseforget.workers import Workers
 
-__all__ = ["DIAL_PART", "PART", "choose_settings", "do_pairs"]
+__all__ = ["DIAL_PART", "PART", "choose_settings", "choosing_pairs", "do_pairs"]
 
 PART, DIAL_PART = "pairs", "dial"
 Say = Callable[[str], None]
@@ -42,7 +42,9 @@ def do_pairs(run: Run, sources: Sequence[Source], settings: ForgettingStudy, wor
 
 
 def choose_settings(run: Run, source: Source, settings: ForgettingStudy, workers: Workers, say: Say) -> Chosen:
-    """Each contender's best setting for pairs of the source's specialists on texts that none was trained on, by row.
+    """Each contender's best setting on texts that none of the source's specialists was trained on, by row.
+
+    Of the pairs of :func:`choosing_pairs`.
 
     Raises:
         InputError: no specialist learned its rule: there is nothing to forget.
@@ -56,7 +58,7 @@ def choose_settings(run: Run, source: Source, settings: ForgettingStudy, workers
             ))  # fmt: skip
         bench.ask(
             bench.point(PART, one, parameters, case, case)
-            for one in settings.contenders for case in _pairs(source) for parameters in one.grid
+            for one in settings.contenders for case in choosing_pairs(source.settings["rules"]) for parameters in one.grid
         )  # fmt: skip
         _choose(run, bench, settings, say)
     return {one.row: _found(run, source, one)["parameters"] for one in settings.contenders}  # type: ignore[index]
@@ -64,6 +66,15 @@ def choose_settings(run: Run, source: Source, settings: ForgettingStudy, workers
 
 def _pairs(source: Source) -> list[Case]:
     return list(combinations(source.settings["rules"], 2))
+
+
+def choosing_pairs(rules: Sequence[str]) -> list[Case]:
+    """The pairs that settings are chosen on: each rule with its neighbours, the last with the first.
+
+    Every rule is in two of them. The others, most where there are many rules, nothing is fitted to.
+    """
+    ring = {frozenset((rule, rules[number - 1])) for number, rule in enumerate(rules)}
+    return [case for case in combinations(rules, 2) if frozenset(case) in ring]
 
 
 def _found(run: Run, source: Source, contender: Contender) -> Record | None:
@@ -100,7 +111,7 @@ def _tried(run: Run, bench: Bench, entry: Entry) -> Record:
     known = run.find("tried", **where)
     if known is not None:
         return known
-    found = [measured(bench, PART, entry, case) for case in _pairs(bench.source)]
+    found = [measured(bench, PART, entry, case) for case in choosing_pairs(bench.rules)]
     values = point_values([piece for pieces, _ in found for piece in pieces], [task for _, task in found])
     return run.add("tried", **where, **values, cases=len(found))
 
