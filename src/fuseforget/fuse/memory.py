@@ -56,9 +56,9 @@ def _panels(tensor: TensorPlan, method: Method) -> int:
 
 
 def _kept(tensor: TensorPlan, method: Method) -> int:
-    """The most bytes that a survey of a matrix leaves: a square of its side, of models of 16 bits in 16 bits."""
+    """The most bytes that a survey of a matrix leaves: a square of its side."""
     side = min(method.matrix_shape(tensor.spec.shape))
-    return side**2 * (2 if compute_bytes(tensor) == 4 else 8) if method.surveys else 0
+    return side**2 * compute_bytes(tensor) if method.surveys else 0
 
 
 def _anonymous() -> int:
