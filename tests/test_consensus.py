@@ -19,6 +19,7 @@ from fuseforget.fuse import InPlace, fuse
 from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
 
+consensus = importlib.import_module("fuseforget.methods.consensus")
 stream = importlib.import_module("fuseforget.fuse.stream")  # the package has a function of this name
 Array = npt.NDArray[np.float64]
 METHOD = METHODS["spectral_consensus"]
@@ -236,9 +237,11 @@ def test_one_scale_for_the_whole_model(raw, tmp_path):
     assert np.linalg.norm(expected["b.weight"]) < np.linalg.norm(means["b.weight"])
 
 
-def test_what_surveys_found_is_computed_again_where_it_does_not_fit(raw, tmp_path, monkeypatch):
-    base = tensors(0)
-    paths = [str(raw(f"m{m}", tensors={n: t + own[n] for n, t in base.items()})) for m, own in enumerate(map(tensors, (9, 99)))]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_surveys_found_is_computed_again_where_it_does_not_fit(raw, tmp_path, monkeypatch, dtype):
+    base = {name: t.to(dtype) for name, t in tensors(0).items()}
+    owns = ({name: t.to(dtype) for name, t in tensors(seed).items()} for seed in (9, 99))
+    paths = [str(raw(f"m{m}", tensors={n: t + own[n] for n, t in base.items()})) for m, own in enumerate(owns)]
     start = str(raw("base", tensors=base))
     for name, kept in (("kept", 1 << 28), ("again", 0)):
         monkeypatch.setattr(stream, "KEPT", kept)
@@ -275,3 +278,72 @@ def test_changes_that_are_no_numbers_are_named():
     models[0][0, 0] = 1e200
     with pytest.raises(InputError, match=r"tensor x.*finite"):
         fuse_in_memory(METHOD, models, base=base, name="x")
+
+
+def fine_tuned(shape: Sequence[int], rank: int, noise: float, seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Three models in bfloat16: values of .02, a shared and own changes of 1e-3 and low rank, noise beside their rounding."""
+
+    def low(start: int) -> torch.Tensor:
+        return 1e-3 * draw((shape[0], rank), start) @ draw((rank, shape[1]), start + 1) / math.sqrt(rank)
+
+    base, shared = 0.02 * draw(shape, seed), low(seed + 10)
+    models = [base + shared + low(seed + 20 + 2 * i) + noise * draw(shape, seed + 50 + i) for i in range(3)]
+    return [model.bfloat16() for model in models], base.bfloat16()
+
+
+def off(found: torch.Tensor, exact: torch.Tensor, base: torch.Tensor) -> float:
+    """How far a fused change is from the exact one, in the length of that."""
+    return float((found.double() - exact).norm() / (exact - base.double()).norm())
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+@pytest.mark.parametrize(("forget", "most"), [(0.05, 3e-3), (0.5, 3e-3), (0.99, 1e-3)])
+@pytest.mark.parametrize("shape", [(320, 320), (800, 256), (256, 800)], ids=str)
+def test_models_of_16_bits_are_filtered_in_float32_far_below_their_rounding(shape, forget, most, noise):
+    """Of the change, seen: up to 1.1e-3, at .99 2.2e-4, where bfloat16 is off by 2e-2 to 3e-2; of the scale, up to 2e-5."""
+    models, base = fine_tuned(shape, 4, noise)
+    found = fuse_in_memory(METHOD, models, base=base, forget=forget)
+    exact = fuse_in_memory(METHOD, models, base=base, forget=forget, dtype=torch.float64)
+    assert found.dtype == torch.float32
+    rounding = off(exact.bfloat16(), exact, base)
+    assert off(found, exact, base) < most < rounding / 5
+    wanted, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
+    doubled = [model.double() for model in models]
+    assert survey_in_memory(METHOD, doubled, base=base.double(), forget=forget) == pytest.approx((wanted, of_fused), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (200, 96), (96, 200)], ids=str)
+def test_matrices_of_hardly_more_than_a_few_directions_are_filtered_in_float64(shape, monkeypatch):
+    """Beside six directions there is the rounding to bfloat16 alone: float32 alone is off by 4e-2 and more there."""
+
+    def low(start: int) -> torch.Tensor:
+        return draw((shape[0], 3), start) @ draw((3, shape[1]), start + 1)
+
+    base = torch.zeros(shape, dtype=torch.bfloat16)
+    models = [(low(0) + low(own)).bfloat16() for own in (2, 4, 6)]
+    exact = fuse_in_memory(METHOD, models, base=base, forget=0.5, dtype=torch.float64)
+    root, tried = consensus._root, []
+    monkeypatch.setattr(consensus, "_root", lambda noisy: (tried.append(noisy.dtype), root(noisy))[1])
+    assert off(fuse_in_memory(METHOD, models, base=base, forget=0.5), exact, base) < 1e-4
+    assert tried[0] == torch.float32
+    assert tried[-1] == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 48)], ids=str)
+def test_equal_models_of_16_bits_come_back_to_the_bit_and_so_does_the_average(shape):
+    (one, two, _), base = fine_tuned(shape, 4, 1e-3)
+    for models, weight in (([one, one, one], [0.2, 0.3, 0.5]), ([one], None), ([one, two], [1.0, 0.0]), ([base, base], None)):
+        assert torch.equal(fuse_in_memory(METHOD, models, weight, base=base).bfloat16(), models[0])
+    average = fuse_in_memory(METHODS["average"], [one, two])
+    assert torch.equal(fuse_in_memory(METHOD, [one, two], base=base, forget=0.0).bfloat16(), average.bfloat16())
+
+
+@pytest.mark.parametrize("power", [-70, -60, 40, 58])
+@pytest.mark.parametrize("shape", [(24, 24), (40, 16)], ids=str)
+def test_scaling_the_changes_scales_the_result_beyond_the_squares_of_float32(shape, power):
+    models = [(draw(shape, 9) + draw(shape, i)).bfloat16() for i in (1, 2)]
+    base = torch.zeros(shape, dtype=torch.bfloat16)
+    plain = fuse_in_memory(METHOD, models, base=base)
+    scaled = fuse_in_memory(METHOD, [model * 2.0**power for model in models], base=base)
+    torch.testing.assert_close(scaled * 2.0**-power, plain, rtol=1e-3, atol=1e-3)
+    assert float(plain.norm()) > 1

@@ -280,10 +280,12 @@ def test_statistics_that_are_not_finite_are_named(raw, tmp_path):
         fuse(models, tmp_path / "out", "regmean", statistics=statistics)
 
 
-@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "regmean"])
+@pytest.mark.parametrize("method", ["tsv_m", "iso_c", "regmean", "spectral_consensus"])
 def test_memory_is_a_few_squares_of_the_side_and_stays_below_what_is_stated(raw, tmp_path, method):
     """Matrices of 12 MB as float32 and 25 MB in float64, of four models and more than four factors, hold 2 MB a square."""
     shapes = {"tall": (6_000, 512), "wide": (512, 6_000)} if method != "regmean" else {"tall": (6_000, 512)}
+    if method == "spectral_consensus":
+        shapes["square"] = (1_024, 1_024)  # of which it holds all at once: 8 MB a square
     base = {name: random(shape, 1).float() for name, shape in shapes.items()}
     models = [raw(f"m{i}", tensors={n: t + 0.1 * random(t.shape, i).float() for n, t in base.items()}) for i in (2, 3, 4)]
     others = [raw("base", tensors=base)]

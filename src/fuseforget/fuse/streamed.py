@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Streamed", "require_finite"]
 
 T = TypeVar("T")
-PIECE = 1 << 16  # values that are read at once for columns of a matrix, more for less: reading a piece costs a call
+PIECE = 1 << 18  # values that are read at once for columns of a matrix, more for less: reading a piece costs a call
 
 
 class Streamed(Group):

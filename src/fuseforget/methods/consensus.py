@@ -16,9 +16,10 @@ needed, one Cholesky factor a side, and every quantity is smooth in the weights.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,11 @@ LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two l
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
 # Names of tables that have a row a token or a position: BERT's and Llama's, GPT-2's, T5's, heads that are as large.
 EMBEDDINGS = re.compile(r"(?:^|[._])(?:embed|emb[._]|word_emb|tok_emb|wte\b|wpe\b|lm_head\b|shared\.weight|predictions\.decoder)")
-EQUAL = 1e-24  # of a squared length: rounding of the contrasts of equal models
+# In float32, what a column has of its own, beside those before it, is known to a few roundings (6e-8) of its square. Where that
+# is a larger share of it than this in all columns, the filter is right to a percent in its worst direction.
+OWN = 1e-4
+STEP = 256  # rows that are mirrored at once: a transpose of all of them would leave the cache
+SMALL, LARGE = 1e-25, 1e30  # sums of squares that float32 takes
 
 
 def consensus(group: Group, *, weight: Sequence[float], forget: float, lambda_: float) -> FuseBlock:
@@ -84,13 +89,17 @@ def spectral_consensus(
     Returns:
         A :class:`fuseforget.methods.method.Surveyed` whose numbers are squared lengths, wanted and filtered.
     """
+    import torch
+
     is_table = EMBEDDINGS.search(group.name.lower()) is not None
     if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings):
         return _Averaged(tuple(weight), 1.0)
     if forget == 0:
         return _Averaged(tuple(weight), lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
-    return filtered(group, tuple(weight), forget, lambda_)
+    with contextlib.suppress(_Imprecise):
+        return filtered(group, tuple(weight), forget, lambda_, group.dtype)
+    return filtered(group, tuple(weight), forget, lambda_, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -113,27 +122,70 @@ class _Filtered:
     Attributes:
         wanted: the squared length that it would have, were it alone.
         of_fused: ``|F|^2``.
-        change: F's values in a block; None: F is the mean.
-        nbytes: of what it computes them from.
+        kept: what F is computed from: itself (square), or the filter W (tall); None: F is the mean.
     """
 
     wanted: float
     of_fused: float
     weight: tuple[float, ...]
     lambda_: float
-    change: Callable[[Block], torch.Tensor] | None = None
-    nbytes: int = 0
+    kept: _Kept | None = None
+    square: bool = False
 
     @property
     def numbers(self) -> tuple[float, ...]:
         return self.wanted, self.of_fused
 
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.kept is None else self.kept.values.nbytes
+
     def function(self, survey: Sequence[float]) -> FuseBlock:
         scale = self.lambda_ * _restoring(survey)
-        change = self.change
-        if change is None:
-            return from_base([scale * share for share in self.weight])
-        return lambda block: block.origin.add(change(block), alpha=scale)
+        kept, weight = self.kept, self.weight
+        if kept is None:
+            return from_base([scale * share for share in weight])
+        if self.square:
+            return lambda block: block.origin.add(kept.part(block.start, block.origin.numel()), alpha=scale)
+        mixing = kept.part(0, kept.values.numel()).view(kept.values.shape)
+
+        def fused(block: Block) -> torch.Tensor:
+            change = weighted_sum(block.deltas, weight).view(-1, block.row_length) @ mixing
+            return block.origin.add(change.view(-1), alpha=scale)
+
+        return fused
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A matrix that is held until the whole model is surveyed: ``unit * values``."""
+
+    values: torch.Tensor
+    unit: float
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, matrix: torch.Tensor, group: Group) -> _Kept:
+        """In 16 bits, where float32 was precise enough for it; otherwise as it is.
+
+        Of such a matrix F was seen to be off by 1e-3 of itself at most, by 2e-4 at the default, where rounding the result to
+        bfloat16 is 2e-2 of a fine-tuned change; and twice as many matrices can be held, the others being computed again.
+        """
+        import torch
+
+        matrix = matrix.contiguous()
+        if matrix.dtype == torch.float64:
+            return cls(matrix.to(group.dtype), 1.0, group.dtype)
+        unit = float(matrix.abs().max()) or 1.0
+        return cls(matrix.div(unit).half(), unit, group.dtype)
+
+    def part(self, start: int, count: int) -> torch.Tensor:
+        """Consecutive values, as they were."""
+        return self.values.view(-1)[start : start + count].to(self.dtype) * self.unit
+
+
+class _Imprecise(Exception):
+    """Float32 has too few digits for this matrix."""
 
 
 def _restoring(survey: Sequence[float]) -> float:
@@ -145,63 +197,87 @@ def _restoring(survey: Sequence[float]) -> float:
     return 1.0 if abs(scale - 1) < 1e-9 else scale  # but for rounding: equal models are to come back to the bit
 
 
-def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambda_: float) -> _Filtered:
+def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, dtype: torch.dtype) -> _Filtered:
     """A matrix with more rows than columns: its columns' Gram matrices are added up, panel by panel."""
-    columns = group.shape[1]
-    mean, scatter = _zeros(group, columns), _zeros(group, columns)
-    combinations = _contrasts(weight)
-    for block in group.blocks():
-        add_products(mean, _combined(block, weight))
-        for contrast in combinations:
-            add_products(scatter, _combined(block, contrast))
-    of_mean, of_scatter = _finite(mean.trace(), group), _finite(scatter.trace(), group)
-    if of_scatter <= EQUAL * of_mean:
-        return _Filtered(of_mean, of_mean, weight, lambda_)
-    signal = _whole(mean)
-    kept = _solve(mean, scatter, forget, signal)
-    of_fused = float((kept * (signal @ kept)).sum())
-    mixing = kept.to(group.dtype)
-
-    def change(block: Block) -> torch.Tensor:
-        return (weighted_sum(block.deltas, weight).view(-1, columns) @ mixing).view(-1)
-
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, change, mixing.nbytes)
-
-
-def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lambda_: float) -> _Filtered:
-    """A square matrix: both sides' Gram matrices, and so the whole of it at once."""
-    side = group.shape[0]
-    mean = _gathered(group, weight)
-    rows, columns = _zeros(group, side), _zeros(group, side)
-    for contrast in _contrasts(weight):
-        apart = _gathered(group, contrast)
-        add_products(columns, apart)
-        add_products(rows, apart.T)
-    of_mean, of_scatter = _finite(mean.square().sum(), group), _finite(columns.trace(), group)
-    if of_scatter <= EQUAL * of_mean:
-        return _Filtered(of_mean, of_mean, weight, lambda_)
-    signal = _zeros(group, side)
-    add_products(signal, mean)
-    kept = mean @ _solve(signal, columns, forget, _whole(signal))
-    signal.zero_()
-    add_products(signal, mean.T)
-    fused = (kept @ mean.T) @ _solve(signal, rows, forget, mean)
-    of_fused = float(fused.square().sum())
-    flat = fused.to(group.dtype).view(-1)
-
-    def change(block: Block) -> torch.Tensor:
-        return flat[block.start : block.start + block.origin.numel()]
-
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, change, flat.nbytes)
-
-
-def _solve(mean: torch.Tensor, scatter: torch.Tensor, forget: float, right: torch.Tensor) -> torch.Tensor:
-    """``(T + b N)^-1 right``; of T and N the lower triangles are given, and N is used up."""
     import torch
 
-    noisy = scatter.mul_(forget / max(1 - forget, STRICTEST)).add_(mean)
-    noisy.diagonal().add_(RIDGE * float(noisy.diagonal().mean()))
-    return torch.cholesky_solve(right, torch.linalg.cholesky(noisy))
+    columns = group.shape[1]
+    mean, noisy = (torch.zeros((columns, columns), dtype=dtype, device=group.device) for _ in range(2))
+    contrasts = _contrasts(weight)
+    differ = False
+    for block in group.blocks():
+        add_products(mean, _mean(block, weight, dtype))
+        for contrast in contrasts:
+            apart = _apart(block, contrast, dtype)
+            if bool(apart.any()):
+                differ = True
+                add_products(noisy, apart)
+    of_mean, of_scatter = (float(part.diagonal().sum(dtype=torch.float64)) for part in (mean, noisy))
+    _require_normal(of_mean + of_scatter, differ, dtype, group)
+    if not differ:
+        return _Filtered(of_mean, of_mean, weight, lambda_)
+    root = _root(noisy.mul_(_odds(forget)).add_(mean))
+    half = torch.linalg.solve_triangular(root, _whole(mean), upper=False)
+    mixing = torch.linalg.solve_triangular(root.mT, half, upper=True)
+    # |D W|^2 = <W, T W>, and T W = T (T + b N)^-1 T is symmetric.
+    of_fused = float((mixing * _product(half)).sum(dtype=torch.float64))
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(mixing, group))
+
+
+def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, dtype: torch.dtype) -> _Filtered:
+    """A square matrix: both sides' Gram matrices, and so the whole of it at once."""
+    import torch
+
+    side = group.shape[0]
+    mean, apart, columns, rows = (torch.zeros((side, side), dtype=dtype, device=group.device) for _ in range(4))
+    differ = False
+    for number, contrast in enumerate(_contrasts(weight) or [(0.0,) * len(weight)]):
+        for block in group.blocks():
+            panel = slice(block.start // side, (block.start + block.origin.numel()) // side)
+            if number == 0:
+                mean[panel] = _mean(block, weight, dtype)
+            apart[panel] = _apart(block, contrast, dtype)
+        if bool(apart.any()):
+            differ = True
+            add_products(columns, apart)
+            add_products(rows, apart.mT)
+    del apart
+    of_mean = float(mean.square().sum(dtype=torch.float64))
+    of_scatter = float(columns.diagonal().sum(dtype=torch.float64))
+    _require_normal(of_mean + of_scatter, differ, dtype, group)
+    if not differ:
+        return _Filtered(of_mean, of_mean, weight, lambda_)
+    fused = _projector(columns, mean.mT, forget) @ mean @ _projector(rows, mean, forget)
+    of_fused = float(fused.square().sum(dtype=torch.float64))
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(fused, group), square=True)
+
+
+def _projector(scatter: torch.Tensor, signal: torch.Tensor, forget: float) -> torch.Tensor:
+    """``S^T (S S^T + b N)^-1 S``; of N the lower triangle is given, and it is used up."""
+    import torch
+
+    noisy = scatter.mul_(_odds(forget))
+    add_products(noisy, signal.mT)
+    return _product(torch.linalg.solve_triangular(_root(noisy), signal, upper=False))
+
+
+def _root(noisy: torch.Tensor) -> torch.Tensor:
+    """Cholesky's factor of a matrix of which the lower triangle is given; its diagonal is raised a little."""
+    import torch
+
+    diagonal = noisy.diagonal()
+    diagonal.add_(RIDGE * float(diagonal.mean()))
+    root: torch.Tensor
+    root, failed = torch.linalg.cholesky_ex(noisy, check_errors=noisy.dtype == torch.float64)
+    if noisy.dtype == torch.float64:
+        return root
+    if int(failed) or not float((root.diagonal().square() / diagonal).min()) > OWN:
+        raise _Imprecise
+    return root
+
+
+def _odds(forget: float) -> float:
+    return forget / max(1 - forget, STRICTEST)
 
 
 def _contrasts(weight: Sequence[float]) -> list[tuple[float, ...]]:
@@ -221,31 +297,45 @@ def _contrasts(weight: Sequence[float]) -> list[tuple[float, ...]]:
     return found
 
 
-def _combined(block: Block, coefficients: Sequence[float]) -> torch.Tensor:
-    """Rows of a combination of the changes, in float64."""
-    return weighted_sum([delta.double() for delta in block.deltas], coefficients).view(-1, block.row_length)
+def _mean(block: Block, weight: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """Rows of the mean change."""
+    return weighted_sum([delta.to(dtype) for delta in block.deltas], weight).view(-1, block.row_length)
 
 
-def _gathered(group: Group, coefficients: Sequence[float]) -> torch.Tensor:
-    """The whole of it."""
+def _apart(block: Block, contrast: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """Rows of a contrast, as differences from one model, since its coefficients sum to zero: zero where all models are equal."""
+    used = [(model.to(dtype), share) for model, share in zip(block.models, contrast, strict=True) if share != 0]
+    apart = block.origin.new_zeros(block.origin.shape, dtype=dtype)
+    for model, share in used[1:]:
+        apart.add_(model - used[0][0], alpha=share)
+    return apart.view(-1, block.row_length)
+
+
+def _product(rows: torch.Tensor) -> torch.Tensor:
+    """``rows^T rows``, for as many rows as columns."""
     import torch
 
-    return torch.cat([_combined(block, coefficients) for block in group.blocks()])
-
-
-def _zeros(group: Group, side: int) -> torch.Tensor:
-    import torch
-
-    return torch.zeros((side, side), dtype=torch.float64, device=group.device)
+    products = torch.zeros_like(rows)
+    add_products(products, rows)
+    return _whole(products)
 
 
 def _whole(lower: torch.Tensor) -> torch.Tensor:
-    """A symmetric matrix from its lower triangle; what is above the diagonal is not looked at."""
-    return lower.tril() + lower.tril(-1).T
+    """Make a symmetric matrix of its lower triangle, in place; what is above the diagonal is not looked at."""
+    for first in range(0, len(lower), STEP):
+        last = first + STEP
+        corner = lower[first:last, first:last].tril_()
+        corner += corner.tril(-1).mT
+        lower[first:last, last:] = lower[last:, first:last].mT
+    return lower
 
 
-def _finite(square: torch.Tensor, group: Group) -> float:
-    found = float(square)
-    if not math.isfinite(found):
-        raise InputError(f"tensor {group.name}", expected="changes whose squares are finite", found="NaN or infinity")
-    return found
+def _require_normal(squares: float, differ: bool, dtype: torch.dtype, group: Group) -> None:
+    """Raise where a sum of squares is out of range: of float32, or at all."""
+    import torch
+
+    if dtype == torch.float64:
+        if not math.isfinite(squares):
+            raise InputError(f"tensor {group.name}", expected="changes whose squares are finite", found="NaN or infinity")
+    elif not squares < LARGE or (differ and squares < SMALL):
+        raise _Imprecise
