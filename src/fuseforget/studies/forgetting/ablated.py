@@ -1,0 +1,283 @@
+"""Spectral consensus with one choice of it changed: plain, in float64, whole tensors in memory.
+
+For small models, and written apart from :mod:`fuseforget.methods.consensus`, by the definitions: with all choices as they are
+it is an independent account of that method, and tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fuseforget.errors import InputError
+from fuseforget.methods import METHODS
+from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, Place, is_table, places_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DEFAULT", "FORGET", "FORGETS", "VARIANTS", "Variant", "agreements", "average_of", "fuse_variant", "grams"]
+
+METHOD = METHODS["spectral_consensus"]
+FORGET = 0.99  # the method's own setting
+FORGETS = (0.9, 0.97, 0.99, 0.995)
+# What takes the knob's place where the filter has another: shares of agreement, and ranks. The issue's prototype had .5, .25.
+DIALS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "wiener": ("forget", FORGETS),
+    "hard": ("threshold", (0.55, 0.65, 0.8, 0.95)),
+    "projectors": ("rank", (0.75, 0.5, 0.25, 0.125)),
+}
+LEAST_SIDE = 3  # of a matrix that is filtered
+RIDGE = 1e-10  # of the mean eigenvalue
+STRICTEST = 1e-6  # what 1 - forget is at the least
+Tensors = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Spectral consensus with these choices; the defaults are its own.
+
+    Attributes:
+        name: what records and tables call it.
+        changes: what is changed, in words.
+        aspect: what kind of choice that is, in words.
+        sides: of a matrix that are filtered: the shorter one (of a square one both), the ``left`` one (outputs, as
+            transformers' linear layers have them), the ``right`` one, or both.
+        shape: of the filter. ``wiener``: of a direction with a share c of agreement (:func:`grams`) it keeps
+            ``c / (c + b (1 - c))``, ``b = forget / (1 - forget)``. ``hard``: all where c is above a threshold, else nothing.
+            ``projectors``: with the mean M-model projector's eigenvalues e, of the first r min(m, n) singular vectors of each
+            change, it keeps ``max(0, (M e - 1) / (M - 1))``.
+        tensors: which are filtered: the method's ``matrices``; of these those of ``attention``, of ``MLP``, of the ``lower``
+            or of the ``upper`` half of the layers; or the matrices and the ``tables`` of tokens and positions. Others are
+            averaged.
+        vectors: whether vectors are ``averaged`` or stay at the ``base``.
+        scale: ``global``: one factor for all filtered tensors; ``each``: one for each; ``whole``: one for all of the method's
+            matrices, filtered or averaged; ``none``. All but the last bring what they scale to the length that the method
+            wants: so a variant with ``whole`` has the method's, however few tensors it filters.
+    """
+
+    name: str
+    changes: str
+    aspect: str = "the method"
+    sides: Literal["shorter", "left", "right", "both"] = "shorter"
+    shape: Literal["wiener", "hard", "projectors"] = "wiener"
+    tensors: Literal["matrices", "attention", "MLP", "lower", "upper", "tables"] = "matrices"
+    vectors: Literal["averaged", "base"] = "averaged"
+    scale: Literal["global", "each", "whole", "none"] = "global"
+
+    @property
+    def dial(self) -> str:
+        """The name of its knob."""
+        return DIALS[self.shape][0]
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """Those of the knob that are measured, the more lenient first."""
+        return DIALS[self.shape][1]
+
+
+DEFAULT = Variant("spectral consensus", "nothing: the method")
+SIDES, SHAPE, TENSORS, REST = "sides", "shape of the filter", "filtered tensors", "vectors and scale"
+VARIANTS = (
+    DEFAULT,
+    Variant("left", "the left side alone is filtered", SIDES, sides="left"),
+    Variant("right", "the right side alone is filtered", SIDES, sides="right"),
+    Variant("both", "both sides of every matrix are filtered", SIDES, sides="both"),
+    Variant("hard", "directions are kept whole or dropped", SHAPE, shape="hard"),
+    Variant("projectors", "mean projectors of singular vectors, on both sides", SHAPE, sides="both", shape="projectors"),
+    Variant("attention", "attention alone is filtered", TENSORS, tensors="attention"),
+    Variant("MLP", "the MLPs alone are filtered", TENSORS, tensors="MLP"),
+    Variant("lower", "the lower half of the layers is filtered", TENSORS, tensors="lower"),
+    Variant("upper", "the upper half of the layers is filtered", TENSORS, tensors="upper"),
+    Variant("attention, whole", "the same, at the method's length", TENSORS, tensors="attention", scale="whole"),
+    Variant("MLP, whole", "the same, at the method's length", TENSORS, tensors="MLP", scale="whole"),
+    Variant("lower, whole", "the same, at the method's length", TENSORS, tensors="lower", scale="whole"),
+    Variant("upper, whole", "the same, at the method's length", TENSORS, tensors="upper", scale="whole"),
+    Variant("tables", "tables of tokens and positions are filtered too", TENSORS, tensors="tables"),
+    Variant("vectors at base", "vectors stay as they were at the start", REST, vectors="base"),
+    Variant("each its own", "each matrix gets its own length back", REST, scale="each"),
+    Variant("no scale", "the filtered changes stay as short as they are", REST, scale="none"),
+)
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """A filtered tensor: its change, and the squared length that the method wants it to have."""
+
+    change: torch.Tensor
+    wanted: float
+
+    @property
+    def square(self) -> float:
+        return float(self.change.square().sum())
+
+
+def fuse_variant(
+    variant: Variant, base: Tensors, models: Sequence[Tensors], setting: float, weights: Sequence[float] | None = None
+) -> dict[str, torch.Tensor]:
+    """Fuse models as a variant does.
+
+    Args:
+        base: the tensors that the models come from; theirs have the same names and shapes.
+        setting: of the variant's knob (:attr:`Variant.dial`). Filters that have no ``forget`` are given the length that the
+            method wants at its default.
+        weights: of the models, summing to one; default: all alike.
+
+    Returns:
+        The fused tensors, in the base's types; what is not floating is the base's.
+
+    Raises:
+        InputError: fewer than two models, or names that do not say where a tensor is, where the variant has to know that.
+    """
+    if len(models) < 2:
+        raise InputError(variant.name, expected="two models or more", found=str(len(models)))
+    shares = tuple(weights) if weights is not None else (1 / len(models),) * len(models)
+    places = None if variant.tensors in ("matrices", "tables") else places_of(base)
+    forget = setting if variant.shape == "wiener" else FORGET
+    fused, filtered = {}, {}
+    for name, start in base.items():
+        is_chosen = _is_matrix(name, start, tables=variant.tensors == "tables")
+        is_filtered = is_chosen and (places is None or _is_of(places[name], variant.tensors))
+        if is_filtered or (is_chosen and variant.scale == "whole"):
+            changes = [_matrix(model[name]) - _matrix(start) for model in models]
+            change = _filter(variant, changes, shares, setting) if is_filtered else _mean(changes, shares)
+            filtered[name] = _Filtered(change, _wanted(changes, shares, forget))
+        elif variant.vectors == "base" and start.dim() < 2:
+            fused[name] = start
+        else:
+            fused[name] = _average(start, [model[name] for model in models], shares)
+    factors = _factors(variant, filtered)
+    for name, one in filtered.items():
+        start = base[name]
+        fused[name] = (_matrix(start) + factors[name] * one.change).view(start.shape).to(start.dtype)
+    return {name: fused[name] for name in base}
+
+
+def average_of(base: Tensors, models: Sequence[Tensors]) -> dict[str, torch.Tensor]:
+    """The models' plain average, in the base's types."""
+    return {name: _average(start, [one[name] for one in models], (1 / len(models),) * len(models)) for name, start in base.items()}
+
+
+def grams(changes: Sequence[torch.Tensor], shares: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Gram matrices of the columns of the models' mean change, T, and of the scatter around it, N.
+
+    A direction's share of agreement is ``c = v^T T v / v^T (T + N) v``: 1 where the models changed alike; where one of M models
+    changed alone, 1 / M.
+    """
+    mean = _mean(changes, shares)
+    apart = [change - mean for change in changes]
+    scatter = [share * (one.T @ one) for share, one in zip(shares, apart, strict=True)]
+    return mean.T @ mean, _mean(scatter, (1.0,) * len(scatter))
+
+
+def _is_matrix(name: str, tensor: torch.Tensor, *, tables: bool) -> bool:
+    """Whether the method filters it: no vector, head of two labels or, unless asked for, table."""
+    shape = METHOD.matrix_shape(tensor.shape)
+    is_matrix = tensor.is_floating_point() and len(shape) == 2 and min(shape) >= LEAST_SIDE
+    return is_matrix and (tables or not is_table(name))
+
+
+def _is_of(place: Place, tensors: str) -> bool:
+    if tensors in ("lower", "upper"):
+        return place.is_upper is (tensors == "upper")
+    return place.kind == {"attention": ATTENTION, "MLP": MLP}[tensors]
+
+
+def _matrix(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double().reshape(METHOD.matrix_shape(tensor.shape))
+
+
+def _mean(parts: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    total = shares[0] * parts[0]
+    for share, part in zip(shares[1:], parts[1:], strict=True):
+        total = total + share * part
+    return total
+
+
+def _average(start: torch.Tensor, models: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    if not start.is_floating_point():
+        return start
+    return _mean([model.double() for model in models], shares).to(start.dtype)
+
+
+def _wanted(changes: Sequence[torch.Tensor], shares: Sequence[float], forget: float) -> float:
+    """The squared length from the mean's own to that of the models."""
+    of_models = sum(share * float(change.square().sum()) for share, change in zip(shares, changes, strict=True))
+    return (1 - forget) * float(_mean(changes, shares).square().sum()) + forget * of_models
+
+
+def _factors(variant: Variant, filtered: Mapping[str, _Filtered]) -> dict[str, float]:
+    """What each change is multiplied by."""
+    if variant.scale == "each":
+        return {name: _restoring([one]) for name, one in filtered.items()}
+    factor = 1.0 if variant.scale == "none" else _restoring(list(filtered.values()))
+    return dict.fromkeys(filtered, factor)
+
+
+def _restoring(filtered: Sequence[_Filtered]) -> float:
+    of_fused = sum(one.square for one in filtered)
+    return math.sqrt(sum(one.wanted for one in filtered) / of_fused) if of_fused > 0 else 1.0
+
+
+def _filter(variant: Variant, changes: Sequence[torch.Tensor], shares: Sequence[float], setting: float) -> torch.Tensor:
+    """The mean of the changes of a matrix, filtered."""
+    mean = _mean(changes, shares)
+    high, wide = mean.shape
+    left = variant.sides in ("left", "both") or (variant.sides == "shorter" and high <= wide)
+    right = variant.sides in ("right", "both") or (variant.sides == "shorter" and wide <= high)
+    if variant.shape == "projectors":
+        kept = _kept_directions([change.T for change in changes], shares, setting) @ mean if left else mean
+        return kept @ _kept_directions(changes, shares, setting) if right else kept
+    of_columns = _solver(variant, changes, shares, setting) if right else None
+    of_rows = _solver(variant, [change.T for change in changes], shares, setting) if left else None
+    if of_columns is None:
+        assert of_rows is not None
+        return mean @ mean.T @ of_rows @ mean
+    kept = mean @ of_columns @ mean.T @ mean
+    return kept if of_rows is None else kept @ mean.T @ of_rows @ mean
+
+
+def _solver(variant: Variant, changes: Sequence[torch.Tensor], shares: Sequence[float], setting: float) -> torch.Tensor:
+    """K of the filter ``W = K T`` of the columns: Wiener's is ``(T + b N)^-1``."""
+    import torch
+
+    mean, scatter = grams(changes, shares)
+    if variant.shape == "wiener":
+        noisy = _ridged(mean + setting / max(1 - setting, STRICTEST) * scatter)
+        return torch.cholesky_inverse(torch.linalg.cholesky(noisy))
+    agreement, directions = agreements(mean, scatter)
+    weight = torch.where(agreement > setting, 1 / agreement.clamp(min=STRICTEST), 0.0)
+    return (directions * weight) @ directions.T
+
+
+def agreements(mean: torch.Tensor, scatter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalized eigenvalues of T against T + N, ascending, and the eigenvectors v, of ``v^T (T + N) v = 1``."""
+    import torch
+
+    factor = torch.linalg.cholesky(_ridged(mean + scatter))
+    whitened = torch.linalg.solve_triangular(factor, torch.linalg.solve_triangular(factor, mean, upper=False).T, upper=False)
+    found, turned = torch.linalg.eigh((whitened + whitened.T) / 2)
+    return found, torch.linalg.solve_triangular(factor.T, turned, upper=True)
+
+
+def _ridged(gram: torch.Tensor) -> torch.Tensor:
+    """With what makes directions in which no model changed harmless."""
+    import torch
+
+    size = float(gram.diagonal().mean()) or 1.0
+    return gram + RIDGE * size * torch.eye(len(gram), dtype=gram.dtype)
+
+
+def _kept_directions(changes: Sequence[torch.Tensor], shares: Sequence[float], rank: float) -> torch.Tensor:
+    """``V w V^T`` of the mean projector on the changes' first right singular vectors."""
+    import torch
+
+    count, models = max(1, round(rank * min(changes[0].shape))), len(changes)
+    first = [torch.linalg.svd(change, full_matrices=False).Vh[:count].T for change in changes]
+    # The mean projector's eigenvectors, without that matrix: those of the vectors side by side.
+    beside = torch.cat([math.sqrt(share) * one for share, one in zip(shares, first, strict=True)], dim=1)
+    directions, roots, _ = torch.linalg.svd(beside, full_matrices=False)
+    weight = ((models * roots.square() - 1) / (models - 1)).clamp(min=0)
+    return (directions * weight) @ directions.T
