@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 from fuseforget.errors import InputError
 from fuseforget.methods import METHODS
+from fuseforget.studies.forgetting.filters import kept_directions, solver, weighted_mean
 from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, Place, is_table, places_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT", "FORGET", "FORGETS", "VARIANTS", "Variant", "agreements", "average_of", "fuse_variant", "grams"]
+__all__ = ["DEFAULT", "FORGET", "FORGETS", "VARIANTS", "Variant", "as_matrix", "average_of", "fuse_variant", "is_matrix"]
 
 METHOD = METHODS["spectral_consensus"]
 FORGET = 0.99  # the method's own setting
@@ -30,8 +31,6 @@ DIALS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "projectors": ("rank", (0.75, 0.5, 0.25, 0.125)),
 }
 LEAST_SIDE = 3  # of a matrix that is filtered
-RIDGE = 1e-10  # of the mean eigenvalue
-STRICTEST = 1e-6  # what 1 - forget is at the least
 Tensors = Mapping[str, "torch.Tensor"]
 
 
@@ -45,8 +44,9 @@ class Variant:
         aspect: what kind of choice that is, in words.
         sides: of a matrix that are filtered: the shorter one (of a square one both), the ``left`` one (outputs, as
             transformers' linear layers have them), the ``right`` one, or both.
-        shape: of the filter. ``wiener``: of a direction with a share c of agreement (:func:`grams`) it keeps
-            ``c / (c + b (1 - c))``, ``b = forget / (1 - forget)``. ``hard``: all where c is above a threshold, else nothing.
+        shape: of the filter. ``wiener``: of a direction with a share c of agreement
+            (:func:`fuseforget.studies.forgetting.filters.grams`) it keeps ``c / (c + b (1 - c))``, ``b = forget / (1 - forget)``.
+            ``hard``: all where c is above a threshold, else nothing.
             ``projectors``: with the mean M-model projector's eigenvalues e, of the first r min(m, n) singular vectors of each
             change, it keeps ``max(0, (M e - 1) / (M - 1))``.
         tensors: which are filtered: the method's ``matrices``; of these those of ``attention``, of ``MLP``, of the ``lower``
@@ -138,11 +138,11 @@ def fuse_variant(
     forget = setting if variant.shape == "wiener" else FORGET
     fused, filtered = {}, {}
     for name, start in base.items():
-        is_chosen = _is_matrix(name, start, tables=variant.tensors == "tables")
+        is_chosen = is_matrix(name, start, tables=variant.tensors == "tables")
         is_filtered = is_chosen and (places is None or _is_of(places[name], variant.tensors))
         if is_filtered or (is_chosen and variant.scale == "whole"):
-            changes = [_matrix(model[name]) - _matrix(start) for model in models]
-            change = _filter(variant, changes, shares, setting) if is_filtered else _mean(changes, shares)
+            changes = [as_matrix(model[name]) - as_matrix(start) for model in models]
+            change = _filter(variant, changes, shares, setting) if is_filtered else weighted_mean(changes, shares)
             filtered[name] = _Filtered(change, _wanted(changes, shares, forget))
         elif variant.vectors == "base" and start.dim() < 2:
             fused[name] = start
@@ -151,32 +151,22 @@ def fuse_variant(
     factors = _factors(variant, filtered)
     for name, one in filtered.items():
         start = base[name]
-        fused[name] = (_matrix(start) + factors[name] * one.change).view(start.shape).to(start.dtype)
+        fused[name] = (as_matrix(start) + factors[name] * one.change).view(start.shape).to(start.dtype)
     return {name: fused[name] for name in base}
 
 
 def average_of(base: Tensors, models: Sequence[Tensors]) -> dict[str, torch.Tensor]:
     """The models' plain average, in the base's types."""
-    return {name: _average(start, [one[name] for one in models], (1 / len(models),) * len(models)) for name, start in base.items()}
+    return {
+        name: _average(start, [one[name] for one in models], (1 / len(models),) * len(models)) for name, start in base.items()
+    }
 
 
-def grams(changes: Sequence[torch.Tensor], shares: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The Gram matrices of the columns of the models' mean change, T, and of the scatter around it, N.
-
-    A direction's share of agreement is ``c = v^T T v / v^T (T + N) v``: 1 where the models changed alike; where one of M models
-    changed alone, 1 / M.
-    """
-    mean = _mean(changes, shares)
-    apart = [change - mean for change in changes]
-    scatter = [share * (one.T @ one) for share, one in zip(shares, apart, strict=True)]
-    return mean.T @ mean, _mean(scatter, (1.0,) * len(scatter))
-
-
-def _is_matrix(name: str, tensor: torch.Tensor, *, tables: bool) -> bool:
+def is_matrix(name: str, tensor: torch.Tensor, *, tables: bool) -> bool:
     """Whether the method filters it: no vector, head of two labels or, unless asked for, table."""
     shape = METHOD.matrix_shape(tensor.shape)
-    is_matrix = tensor.is_floating_point() and len(shape) == 2 and min(shape) >= LEAST_SIDE
-    return is_matrix and (tables or not is_table(name))
+    large = tensor.is_floating_point() and len(shape) == 2 and min(shape) >= LEAST_SIDE
+    return large and (tables or not is_table(name))
 
 
 def _is_of(place: Place, tensors: str) -> bool:
@@ -185,27 +175,21 @@ def _is_of(place: Place, tensors: str) -> bool:
     return place.kind == {"attention": ATTENTION, "MLP": MLP}[tensors]
 
 
-def _matrix(tensor: torch.Tensor) -> torch.Tensor:
+def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64, as the method sees it: a convolution is a matrix of outputs x (inputs x kernel)."""
     return tensor.double().reshape(METHOD.matrix_shape(tensor.shape))
-
-
-def _mean(parts: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    total = shares[0] * parts[0]
-    for share, part in zip(shares[1:], parts[1:], strict=True):
-        total = total + share * part
-    return total
 
 
 def _average(start: torch.Tensor, models: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
     if not start.is_floating_point():
         return start
-    return _mean([model.double() for model in models], shares).to(start.dtype)
+    return weighted_mean([model.double() for model in models], shares).to(start.dtype)
 
 
 def _wanted(changes: Sequence[torch.Tensor], shares: Sequence[float], forget: float) -> float:
     """The squared length from the mean's own to that of the models."""
     of_models = sum(share * float(change.square().sum()) for share, change in zip(shares, changes, strict=True))
-    return (1 - forget) * float(_mean(changes, shares).square().sum()) + forget * of_models
+    return (1 - forget) * float(weighted_mean(changes, shares).square().sum()) + forget * of_models
 
 
 def _factors(variant: Variant, filtered: Mapping[str, _Filtered]) -> dict[str, float]:
@@ -223,61 +207,17 @@ def _restoring(filtered: Sequence[_Filtered]) -> float:
 
 def _filter(variant: Variant, changes: Sequence[torch.Tensor], shares: Sequence[float], setting: float) -> torch.Tensor:
     """The mean of the changes of a matrix, filtered."""
-    mean = _mean(changes, shares)
+    mean = weighted_mean(changes, shares)
     high, wide = mean.shape
     left = variant.sides in ("left", "both") or (variant.sides == "shorter" and high <= wide)
     right = variant.sides in ("right", "both") or (variant.sides == "shorter" and wide <= high)
     if variant.shape == "projectors":
-        kept = _kept_directions([change.T for change in changes], shares, setting) @ mean if left else mean
-        return kept @ _kept_directions(changes, shares, setting) if right else kept
-    of_columns = _solver(variant, changes, shares, setting) if right else None
-    of_rows = _solver(variant, [change.T for change in changes], shares, setting) if left else None
+        kept = kept_directions([change.T for change in changes], shares, setting) @ mean if left else mean
+        return kept @ kept_directions(changes, shares, setting) if right else kept
+    of_columns = solver(variant.shape, changes, shares, setting) if right else None
+    of_rows = solver(variant.shape, [change.T for change in changes], shares, setting) if left else None
     if of_columns is None:
         assert of_rows is not None
         return mean @ mean.T @ of_rows @ mean
     kept = mean @ of_columns @ mean.T @ mean
     return kept if of_rows is None else kept @ mean.T @ of_rows @ mean
-
-
-def _solver(variant: Variant, changes: Sequence[torch.Tensor], shares: Sequence[float], setting: float) -> torch.Tensor:
-    """K of the filter ``W = K T`` of the columns: Wiener's is ``(T + b N)^-1``."""
-    import torch
-
-    mean, scatter = grams(changes, shares)
-    if variant.shape == "wiener":
-        noisy = _ridged(mean + setting / max(1 - setting, STRICTEST) * scatter)
-        return torch.cholesky_inverse(torch.linalg.cholesky(noisy))
-    agreement, directions = agreements(mean, scatter)
-    weight = torch.where(agreement > setting, 1 / agreement.clamp(min=STRICTEST), 0.0)
-    return (directions * weight) @ directions.T
-
-
-def agreements(mean: torch.Tensor, scatter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalized eigenvalues of T against T + N, ascending, and the eigenvectors v, of ``v^T (T + N) v = 1``."""
-    import torch
-
-    factor = torch.linalg.cholesky(_ridged(mean + scatter))
-    whitened = torch.linalg.solve_triangular(factor, torch.linalg.solve_triangular(factor, mean, upper=False).T, upper=False)
-    found, turned = torch.linalg.eigh((whitened + whitened.T) / 2)
-    return found, torch.linalg.solve_triangular(factor.T, turned, upper=True)
-
-
-def _ridged(gram: torch.Tensor) -> torch.Tensor:
-    """With what makes directions in which no model changed harmless."""
-    import torch
-
-    size = float(gram.diagonal().mean()) or 1.0
-    return gram + RIDGE * size * torch.eye(len(gram), dtype=gram.dtype)
-
-
-def _kept_directions(changes: Sequence[torch.Tensor], shares: Sequence[float], rank: float) -> torch.Tensor:
-    """``V w V^T`` of the mean projector on the changes' first right singular vectors."""
-    import torch
-
-    count, models = max(1, round(rank * min(changes[0].shape))), len(changes)
-    first = [torch.linalg.svd(change, full_matrices=False).Vh[:count].T for change in changes]
-    # The mean projector's eigenvectors, without that matrix: those of the vectors side by side.
-    beside = torch.cat([math.sqrt(share) * one for share, one in zip(shares, first, strict=True)], dim=1)
-    directions, roots, _ = torch.linalg.svd(beside, full_matrices=False)
-    weight = ((models * roots.square() - 1) / (models - 1)).clamp(min=0)
-    return (directions * weight) @ directions.T
