@@ -126,6 +126,29 @@ def test_each_choice_changes_what_it_says():
     assert float(factors[0]) > 1
 
 
+def test_the_shorter_side_is_the_left_of_a_wide_matrix_and_the_right_of_a_high_one():
+    base, models = models_of(2)
+    found = {
+        sides: fuse_variant(replace(DEFAULT, sides=sides, scale="none"), base, models, FORGET)
+        for sides in ("shorter", "left", "right", "both")
+    }
+    average = average_of(base, models)
+
+    def same(name: str, one: Tensors, other: Tensors) -> bool:
+        apart = float((one[name] - other[name]).norm() / (other[name] - base[name]).norm())
+        return apart < 1e-3
+
+    for end, sides, longer in (("intermediate.dense.weight", "right", "left"), ("0.output.dense.weight", "left", "right")):
+        name = next(one for one in SHAPES if one.endswith(end))
+        assert same(name, found[sides], found["shorter"]), name
+        assert same(name, found[longer], average), "twice as long as the other, of two models: it filters nothing"
+        assert not same(name, average, found["shorter"])
+    square = f"{BERT}.0.attention.self.query.weight"
+    for name, sides in ((square, "both"), ("conv.weight", "right")):
+        for other in ("left", "right", "both"):
+            assert same(name, found[other], found["shorter"]) == (other == sides), (name, other)
+
+
 def diagonal(*values: float) -> Tensors:
     return {"layer.0.mlp.weight": torch.diag(torch.tensor(values))}
 

@@ -26,7 +26,9 @@ TASK_NOTE = (
     "accuracy, and no comparison at equal accuracy. Unshared left: as in the table of pairs, below 0 counts as 0. Differences: "
     "to the method in the same place, the unshared without that cut; brackets are 95 % intervals of a paired bootstrap over "
     "examples and pairs, which do not allow for how many variants there are, nor for settings and values coming from the same "
-    "texts. Norm: of the update, over all tensors, relative to the average's."
+    "texts. Norm: of the update, over all tensors, relative to the average's. The filter of a side that is as many times as long "
+    "as the other as there are models does nothing, since along it what the models share never overlaps with what they do not: "
+    "where an MLP is several times as wide as the model, left and right filter one of its two matrices each."
 )
 NORM_NOTE = (
     "Each variant at the method's default, where it has that knob, else at the setting that would be chosen. Norm: of the "

@@ -43,7 +43,8 @@ class Variant:
         changes: what is changed, in words.
         aspect: what kind of choice that is, in words.
         sides: of a matrix that are filtered: the shorter one (of a square one both), the ``left`` one (outputs, as
-            transformers' linear layers have them), the ``right`` one, or both.
+            transformers' linear layers have them), the ``right`` one, or both. Wiener's filter of a side that is as many times
+            as long as the other as there are models does nothing: along it the mean never overlaps with the scatter.
         shape: of the filter. ``wiener``: of a direction with a share c of agreement
             (:func:`fuseforget.studies.forgetting.filters.grams`) it keeps ``c / (c + b (1 - c))``, ``b = forget / (1 - forget)``.
             ``hard``: all where c is above a threshold, else nothing.

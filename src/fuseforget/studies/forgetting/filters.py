@@ -48,7 +48,8 @@ def solver(shape: str, changes: Sequence[torch.Tensor], shares: Sequence[float],
         return inverse
     agreement, directions = agreements(mean, scatter)
     weight = torch.where(agreement > setting, 1 / agreement.clamp(min=STRICTEST), 0.0)
-    return (directions * weight) @ directions.T
+    kept: torch.Tensor = (directions * weight) @ directions.T
+    return kept
 
 
 def kept_directions(changes: Sequence[torch.Tensor], shares: Sequence[float], rank: float) -> torch.Tensor:
@@ -61,7 +62,8 @@ def kept_directions(changes: Sequence[torch.Tensor], shares: Sequence[float], ra
     beside = torch.cat([math.sqrt(share) * one for share, one in zip(shares, first, strict=True)], dim=1)
     directions, roots, _ = torch.linalg.svd(beside, full_matrices=False)
     weight = ((models * roots.square() - 1) / (models - 1)).clamp(min=0)
-    return (directions * weight) @ directions.T
+    kept: torch.Tensor = (directions * weight) @ directions.T
+    return kept
 
 
 def weighted_mean(parts: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
