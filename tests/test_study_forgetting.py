@@ -16,8 +16,10 @@ import pytest
 
 import fuseforget.studies.forgetting.probes as forgetting_probes
 from conftest import make_bert
+from fuseforget.checkpoint import open_checkpoint
 from fuseforget.data import read_splits
 from fuseforget.errors import InputError
+from fuseforget.fuse import InPlace
 from fuseforget.knowledge import mean_retention, retention
 from fuseforget.methods import METHODS
 from fuseforget.records import Run, decode_values, facts, read_records, read_run
@@ -37,6 +39,7 @@ from fuseforget.studies.forgetting.pairs import choosing_pairs
 from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
 from fuseforget.studies.forgetting.sources import Source, describe_source, is_still, open_sources
 from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
+from fuseforget.sweep import Resident
 from fuseforget.train import TrainSettings
 
 RULES = ("tic", "op", "or")
@@ -344,6 +347,36 @@ def test_settings_are_chosen_on_pairs_that_hold_each_rule_twice():
     assert [sum(rule in pair for pair in pairs) for rule in rules] == [2] * 5
     assert set(pairs) <= set(combinations(rules, 2))
     assert choosing_pairs(("op", "tic")) == [("op", "tic")]
+
+
+def test_the_ablations_are_a_part_of_the_study(source, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    records = run_forgetting_study(small(source, parts=("ablations",)), run)
+    chosen = next(r["parameters"] for r in records if r["kind"] == "chosen" and r["row"] == "ties")
+    assert chosen
+    results = {r["row"]: r for r in records if r["kind"] == "ablation_result"}
+    assert results["ties"]["parameters"] == [chosen], "other methods at their chosen settings"
+    assert {r["split"] for r in records if r["kind"] == "point" and r["part"] == "ablations"} == {"validation"}
+    cases = next(r["cases"] for r in records if r["kind"] == "ablation_cases")
+    assert ["tic", "op"] in cases
+    assert ["tic+op", "tic+or"] in [r["models"] for r in records if r["kind"] == "agreement_spectrum"]
+    # The method's own variant is asked with the same weights as the method is, on the same texts.
+    own = InPlace([source / "models" / name for name in ("tic", "op")], "spectral_consensus", base=source / "models/start")
+    resident = Resident(source / "models/start", forgetting_probes.choosing_probes(open_sources([source])[0], 80, 0))
+    own.into(resident.tensors(open_checkpoint(source / "models/start")))
+    point = next(r for r in records if r["kind"] == "point" and r["row"] == "spectral consensus"
+                 and r["parameters"] == {"forget": 0.99} and r["case"] == ["tic", "op"])  # fmt: skip
+    for probe in ("tic", "op", "task"):
+        agree = decode_values(point["probes"][probe]["values"]) == resident.ask(probe).values
+        assert agree.mean() > 0.98, "but for rounding at the border between the labels"
+    page = write_report([run], tmp_path / "page.md").read_text()
+    assert "Which part of spectral consensus does the work?" in page
+    for name in ("ablations", "agreement"):
+        assert (tmp_path / f"page-{name}.png").read_bytes()[:4] == b"\x89PNG"
+    before = (run / "records.jsonl").read_bytes()
+    run_forgetting_study(small(source, parts=("ablations",)), run)
+    assert (run / "records.jsonl").read_bytes() == before, "nothing is done twice"
 
 
 def test_what_other_parts_choose_is_not_the_pairs_choice(finished):

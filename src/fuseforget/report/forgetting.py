@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fuseforget.report.blocks import Block, Table, opening
+from fuseforget.report.forgetting_ablations import ablations_blocks
 from fuseforget.report.forgetting_bias import bias_blocks
 from fuseforget.report.forgetting_facts import ForgettingFacts, Record
 from fuseforget.report.forgetting_lasting import lasting_blocks
@@ -26,6 +27,7 @@ PART_BLOCKS: Mapping[str, Callable[[Sequence[Record]], list[Block]]] = {
     "shared": shared_blocks,
     "partial": partial_blocks,
     "lasting": lasting_blocks,
+    "ablations": ablations_blocks,
     "bias": bias_blocks,
     "memorization": memorization_blocks,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,12 @@ from fuseforget.studies.forgetting.probes import TEST, choosing_probes, telling_
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import Source
 from fuseforget.studies.shortcuts.settings import TASK
-from fuseforget.sweep import Answers, Point, Sweep, describe_inputs, measurement_fields
+from fuseforget.sweep import Answer, Answers, Point, Sweep, describe_inputs, measurement_fields
 from fuseforget.sweep.points import lacking
 from fuseforget.workers import Workers
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["CONTROL", "START", "Bench", "describe_setting"]
 
@@ -71,14 +75,18 @@ class Bench:
             case: their names.
             probes: beside the task's.
         """
-        where = self._where(
-            part=part, case=list(case), row=contender.row, method=contender.method, parameters=dict(parameters),
-            model=f"{contender.row}{describe_setting(parameters)} of {', '.join(case)}",
-        )  # fmt: skip
+        where = self.place(part, contender.row, contender.method, parameters, case)
         return Point(
             where, tuple(map(self._path, case)), None if contender.weight is None else (contender.weight,) * len(case),
             (*probes, TASK), contender.method, self._path(START) if contender.takes_base else None, self._settings.seed,
             dict(parameters),
+        )  # fmt: skip
+
+    def place(self, part: str, row: str, method: str, parameters: Mapping[str, Value], case: Case) -> Record:
+        """What records call some models, fused."""
+        return self._where(
+            part=part, case=list(case), row=row, method=method, parameters=dict(parameters),
+            model=f"{row}{describe_setting(parameters)} of {', '.join(case)}",
         )  # fmt: skip
 
     def ask(self, points: Iterable[Point]) -> None:
@@ -101,9 +109,38 @@ class Bench:
 
     def fused(self, point: Point) -> dict[str, Values]:
         """What a fused model gets right, by probe."""
-        found = self._run.find("point", **point.where)
-        assert found is not None, f"{point.where} was not asked"
-        return {name: decode_values(one["values"]) for name, one in found["probes"].items()}
+        return self.fused_at(point.where)
+
+    def ask_weights(
+        self, where: Record, tensors: Mapping[str, torch.Tensor], probes: Sequence[str], **more: object
+    ) -> None:  # fmt: skip
+        """Record a point whose weights no method of the table gives, in this process.
+
+        Args:
+            where: of :meth:`place`.
+            tensors: by the names of the source's models.
+            probes: beside the task's.
+            more: what else the record has.
+        """
+        resident, names = self.sweep.resident, (*probes, TASK)
+        resident.set_tensors(tensors)
+        found = {
+            name: Answer(logits, resident.judge(name, logits), resident.cut(name), resident.describe_cut(name))
+            for name, logits in resident.logits_of(names).items()
+        }
+        answers = Answers(found, ())
+        self._run.add("point", **where, **more, probes=_fields(answers))
+        self._say(f"{where['model']}: {_in_words(answers)}")
+
+    def fused_at(self, where: Mapping[str, object]) -> dict[str, Values]:
+        """The same of what records call so."""
+        return {name: decode_values(one["values"]) for name, one in self.record_at(where)["probes"].items()}
+
+    def record_at(self, where: Mapping[str, object]) -> Record:
+        """The whole record of a point that was asked."""
+        found = self._run.find("point", **where)
+        assert found is not None, f"{where} was not asked"
+        return found
 
     def knows(self, model: str, rule: str) -> bool:
         """Whether a model learned a rule: clearly more than the control. One that did not is recorded, by name."""

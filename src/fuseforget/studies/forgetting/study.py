@@ -9,6 +9,7 @@ from pathlib import Path
 from fuseforget import stopping
 from fuseforget.errors import InputError
 from fuseforget.records import Record, Run
+from fuseforget.studies.forgetting.ablations import do_ablations, lacking_ablations
 from fuseforget.studies.forgetting.bias import do_bias
 from fuseforget.studies.forgetting.contenders import LEFT_OUT, Contender
 from fuseforget.studies.forgetting.examined import PAIR
@@ -59,6 +60,7 @@ PARTS: Mapping[str, Part] = {
     "shared": Part(do_shared, SHORTCUTS, lacking_shared),
     "partial": Part(do_partial, SHORTCUTS, lacking_pair),
     "lasting": Part(do_lasting, SHORTCUTS, lacking_pair),
+    "ablations": Part(do_ablations, SHORTCUTS, lacking_ablations),
     "bias": Part(do_bias, BIAS),
     "memorization": Part(do_memorization, MEMORIZATION),
 }
