@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed  ## The main job: fuse specialists, see the shortcuts go and the task stay
 	$(BIN)/fuseforget demo -o runs/demo
 
+# A process a core, of one thread each: threads of several processes on the same cores wait for one another.
 test: .venv/installed  ## All tests that need neither ../shared/data nor many minutes
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 real: .venv/installed  ## Tests on real models and data (../shared/data); skipped with the reason where it is absent
 	$(BIN)/python -m pytest -m real
