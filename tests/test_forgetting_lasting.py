@@ -17,7 +17,8 @@ from fuseforget.models.quantise import BITS, quantise
 from fuseforget.records import Run, decode_values
 from fuseforget.report.blocks import Paragraphs, Pictures, Table
 from fuseforget.report.forgetting_lasting import lasting_blocks
-from fuseforget.studies.forgetting.examined import CONTROL, Fusion, chosen_fusions, read_shortcut_models
+from fuseforget.studies.forgetting.examined import CONTROL, read_shortcut_models
+from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.hidden import POOLED, cross_fitted
 from fuseforget.studies.forgetting.lasting import do_lasting, rephrased_probes
 from fuseforget.studies.forgetting.relearning import CLEAN, further_data, tenth_of
@@ -41,6 +42,7 @@ class Source:
 class Settings:
     """What the part needs of the study's settings."""
 
+    seed: int = 0
     threads: int = 1
 
 
@@ -190,14 +192,6 @@ def test_the_report_has_the_numbers_of_the_records(examined):
     lead = next(block for block in blocks if isinstance(block, Paragraphs) and block.kind == "lead")
     assert len(lead.lines) == 2
     assert "average, OP" in lead.lines[0]
-
-
-def test_fusions_are_those_that_the_run_chose(tmp_path):
-    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
-        run.add("chosen", part="pairs", row="ties, tuned", method="ties", parameters={"density": 0.2})
-        assert chosen_fusions(run, ["ties, tuned"]) == (Fusion("ties, tuned", "ties", {"density": 0.2}),)
-        with pytest.raises(InputError, match="none for average"):
-            chosen_fusions(run, ["ties, tuned", "average"])
 
 
 def test_what_is_no_finished_study_is_refused(shortcut_models, tmp_path):

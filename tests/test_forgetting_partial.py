@@ -12,7 +12,8 @@ from fuseforget.knowledge import mean_retention
 from fuseforget.records import Run, decode_values, read_records
 from fuseforget.report.blocks import Paragraphs, Pictures, Table
 from fuseforget.report.forgetting_partial import partial_blocks
-from fuseforget.studies.forgetting.examined import Fusion, read_shortcut_models
+from fuseforget.studies.forgetting.examined import read_shortcut_models
+from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.partial import do_partial, mixed_data
 from fuseforget.workers import Here
 
@@ -34,6 +35,7 @@ class Source:
 class Settings:
     """What the part needs of the study's settings."""
 
+    seed: int = 0
     threads: int = 1
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import fuseforget.studies.forgetting.probes as forgetting_probes
 from conftest import make_bert
 from fuseforget.checkpoint import open_checkpoint
+from fuseforget.cli import app
 from fuseforget.data import read_splits
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace
 from fuseforget.knowledge import mean_retention, retention
 from fuseforget.methods import METHODS
+from fuseforget.models import load_classifier
 from fuseforget.records import Run, decode_values, facts, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Table
@@ -30,17 +36,22 @@ from fuseforget.report.forgetting_facts import ForgettingFacts
 from fuseforget.report.forgetting_numbers import numbers_blocks
 from fuseforget.report.forgetting_pairs import best, pairs_blocks, undominated, verdict
 from fuseforget.report.forgetting_shared import shared_blocks, stays
-from fuseforget.studies import study
-from fuseforget.studies.forgetting import PARTS, ForgettingStudy, run_forgetting_study
+from fuseforget.studies import forgetting, study
+from fuseforget.studies.forgetting import PARTS, ForgettingStudy, relearning, run_forgetting_study
 from fuseforget.studies.forgetting.choice import Tried, choose
 from fuseforget.studies.forgetting.contenders import AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
+from fuseforget.studies.forgetting.examined_fusions import EXAMINED, chosen_fusions
+from fuseforget.studies.forgetting.fusions import Fusion
+from fuseforget.studies.forgetting.lasting import do_lasting
 from fuseforget.studies.forgetting.numbers import subsets
 from fuseforget.studies.forgetting.pairs import choosing_pairs
+from fuseforget.studies.forgetting.partial import do_partial
 from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
 from fuseforget.studies.forgetting.sources import Source, describe_source, is_still, open_sources
 from fuseforget.studies.shortcuts import run_shortcut_study, settings_for
 from fuseforget.sweep import Resident
 from fuseforget.train import TrainSettings
+from fuseforget.workers import Here
 
 RULES = ("tic", "op", "or")
 SOME = (
@@ -49,6 +60,7 @@ SOME = (
     Contender("slerp", "slerp"),
     Contender("ties", "ties", ({"density": 0.5}, {"density": 1.0, "lambda": 1.5})),
 )
+METHOD_OF = {one.row: one.method for one in CONTENDERS}
 DIAL = Contender("dial", "task_arithmetic", ({"lambda": 1.0}, {"lambda": 0.0}))
 
 
@@ -330,7 +342,10 @@ def test_a_study_that_was_stopped_goes_on_and_is_asked_for_more(source, finished
 
 def test_the_report_shows_it_and_says_how_to_repeat_it(source, finished, tmp_path):
     page = write_report([finished], tmp_path / "page.md").read_text()
-    assert f"fuseforget study forgetting --from {source} --part pairs --part numbers --part shared --seed 0 -o RUN" in page
+    assert (
+        f"fuseforget study forgetting --from {source} --part pairs --part numbers --part shared --seed 0 --validation 80 -o RUN"
+        in page
+    )
     assert "not finished" not in page
     for name in ("frontier-unshared_clipped", "frontier-retention", "dial", "forgetting-numbers"):
         assert (tmp_path / f"page-{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -377,6 +392,186 @@ def test_the_ablations_are_a_part_of_the_study(source, finished, tmp_path):
     before = (run / "records.jsonl").read_bytes()
     run_forgetting_study(small(source, parts=("ablations",)), run)
     assert (run / "records.jsonl").read_bytes() == before, "nothing is done twice"
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """The parts that train, of few steps and one share, on the pair in the order in which its points are asked."""
+    pair = ("tic", "op")
+    for name, do in {
+        "lasting": partial(do_lasting, steps=(2,), batch_size=8),
+        "partial": partial(do_partial, shares=(0.5,)),
+    }.items():
+        monkeypatch.setitem(PARTS, name, replace(PARTS[name], do=partial(do, pair=pair)))
+
+
+def test_what_lasts_and_what_is_partly_shared_are_asked_of_what_was_chosen(source, finished, few_steps, tmp_path):
+    """Of a run that is asked for these parts alone: the choice of the part pairs, and the same fused models."""
+    run_forgetting_study(small(source, parts=("lasting", "partial")), tmp_path / "run")
+    records, before = read_records(tmp_path / "run"), read_records(finished)
+    chosen = {r["row"]: r for r in before if r["kind"] == "chosen"}
+    assert {r["row"]: r for r in records if r["kind"] == "chosen"} == chosen
+    others = [r for row, r in chosen.items() if row not in EXAMINED and r["allowed"]]
+    best_other = min(others, key=lambda r: (r["value"], -r["task"]))["row"]
+    rows = [AVERAGE, "average, scaled", best_other]
+    for part in ("lasting", "partial"):
+        (examined,) = [r for r in records if r["kind"] == "examined" and r["part"] == part]
+        assert (examined["rows"], examined["other"]) == (rows, best_other)
+        fusions = [r for r in records if r["kind"] == "fusion" and r["part"] == part]
+        assert {r["row"] for r in fusions} == set(rows)
+        assert all(r["parameters"] == chosen[r["row"]]["parameters"] for r in fusions)
+    asked = {
+        (r["model"], r["probe"]): r["values"] for r in records if r["kind"] == "measurement" and r.get("precision") == "as it is"
+    }
+    for row in rows:
+        of_row = [r for r in before if r["kind"] == "point" and r["row"] == row and r["parameters"] == chosen[row]["parameters"]]
+        (point,) = [r for r in of_row if (r["part"], r["split"], r["case"]) == ("pairs", "test", ["tic", "op"])]
+        assert all(asked[row, probe] == point["probes"][probe]["values"] for probe in ("tic", "op", "task")), row
+    page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
+    assert page.count("Settings as chosen on validation data for pairs of shortcuts: average; average, scaled (lambda ") == 2
+    assert "the best of the other methods" in page
+    assert "not finished" not in page
+    file = tmp_path / "run/records.jsonl"
+    written = file.read_bytes()
+    run_forgetting_study(small(source, parts=("lasting", "partial")), tmp_path / "run")
+    assert file.read_bytes() == written, "nothing is done twice"
+
+
+def test_which_fusions_are_examined(tmp_path):
+    """The best of the others is by validation data, among those that keep the task; more contenders may make it another."""
+    others = (
+        Contender("ties", "ties"),
+        Contender("multislerp, base", "multislerp", base=True),
+        Contender("tsv_m", "tsv_m", weight=0.5),
+    )
+    known = tuple(Contender(row, METHOD_OF.get(row, row)) for row in EXAMINED)
+    values = {"ties": (0.3, 0.9, True), "multislerp, base": (0.2, 0.9, True), "tsv_m": (0.1, 0.5, False)}
+    first = Source(tmp_path / "s", "study shortcuts", {"rules": ["op", "tic"]}, 0)
+
+    def examined(run, contenders):
+        return chosen_fusions(run, "lasting", first, ForgettingStudy(("s",), contenders=contenders), Here(), print)
+
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        for one in (*known, *others):
+            value, task, allowed = values.get(one.row, (0.0, 0.9, True))
+            about = {"source": "s", "row": one.row, "parameters": {"x": value}, "value": value, "task": task, "allowed": allowed}
+            # What another part and another source chose is not what the pairs did.
+            run.add("chosen", part="bias", **{**about, "parameters": {"x": 9.0}, "value": -1.0})
+            run.add(
+                "chosen", part="pairs", **{**about, "source": "t", "parameters": {"x": 8.0}, "value": -value, "allowed": True}
+            )
+            run.add("chosen", part="pairs", **about)
+        found = examined(run, (*known, *others))
+        assert [one.row for one in found] == [*EXAMINED, "multislerp, base"]
+        assert found[-1] == Fusion("multislerp, base", "multislerp", {"x": 0.2}, None, True)
+        assert examined(run, (*known, *others)) == found
+        assert [one.row for one in examined(run, (others[0], known[0]))] == [AVERAGE, "ties"]
+        assert [one.row for one in examined(run, (*known, others[2]))] == list(EXAMINED), "none that keeps the task"
+        recorded = [(r["rows"], r["other"]) for r in run.records if r["kind"] == "examined"]
+    assert recorded == [
+        ([*EXAMINED, "multislerp, base"], "multislerp, base"), ([AVERAGE, "ties"], "ties"), (list(EXAMINED), None),
+    ]  # fmt: skip
+
+
+def test_sources_that_come_later_are_asked_once_each(source, few_steps, tmp_path, monkeypatch):
+    """Three sources, the last two given later, stopped in each: nothing is trained twice but what was not recorded yet."""
+    sources = [source]
+    for seed in (5, 6):
+        copy = tmp_path / f"again-{seed}"
+        shutil.copytree(source, copy)
+        begun = copy / "run.json"
+        begun.write_text(re.sub(r'(  "seed": )0', rf"\g<1>{seed}", begun.read_text()))
+        sources.append(copy)
+    asked = ForgettingStudy((str(source),), ("lasting",), texts=80, contenders=SOME[:1], dial=None)
+    more = replace(asked, sources=tuple(map(str, sources)))
+    trained: list[str] = []
+
+    def asked_as_it_is(start, examples, out, settings, *, watched, watch, **options):
+        """In place of a training: how often there is one is what is looked at here."""
+        trained.append(str(start))
+        for step in watched:
+            watch(step, load_classifier(start))
+
+    monkeypatch.setattr(relearning, "fine_tune", asked_as_it_is)
+    add, run = Run.add, tmp_path / "run"
+    for settings, last in ((asked, "shortcuts"), (more, "again-5"), (more, "again-6")):
+
+        def stop(run, kind, /, _last=last, **fields):
+            if kind == "measurement" and fields.get("step") and (fields["model"], fields["source"]) == ("op", _last):
+                raise KeyboardInterrupt
+            return add(run, kind, **fields)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "add", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run_forgetting_study(settings, run)
+        if settings is asked:
+            run_forgetting_study(asked, run)
+    records = run_forgetting_study(more, run)
+    # The pair, the control and the average of each source, on three kinds of data.
+    assert len(trained) == 3 * 4 * 3 + 3
+    assert Counter(trained)[str(source / "models/op")] == 3 + 1, "the one that was stopped"
+    assert sum(r["kind"] == "measurement" and "step" in r for r in records) == 3 * 4 * 3 * 3, "a record a probe"
+    assert {r["source"] for r in records if r["kind"] == "chosen"} == {"shortcuts"}
+    # The copies are the same models: what they answer is known.
+    of = {name: {(r["model"], r["probe"], r["precision"]): r["values"] for r in records if r["kind"] == "measurement"
+                 and r["source"] == name and "precision" in r} for name in ("shortcuts", "again-5", "again-6")}  # fmt: skip
+    assert of["shortcuts"] == of["again-5"] == of["again-6"]
+    assert len(of["shortcuts"]) > 100
+    found = {(len(r["sources"]), r["model"], r["probe"], r["precision"]): r["accuracy"] for r in records
+             if r["kind"] == "forgetting_result" and r["about"] == "probe"}  # fmt: skip
+    assert {key[0] for key in found} == {1, 3}
+    one, three = (found[count, AVERAGE, "op", "as it is"] for count in (1, 3))
+    assert (three["value"], three["n"]) == (pytest.approx(one["value"]), 3 * one["n"])
+    before = (run / "records.jsonl").read_bytes()
+    run_forgetting_study(more, run)
+    assert (run / "records.jsonl").read_bytes() == before
+    page = write_report([run], tmp_path / "page.md").read_text()
+    assert "Sources: shortcuts, again-5, again-6; means over them." in page
+    assert "chosen on validation data for pairs of shortcuts: average; no other method kept the task." in page
+
+
+def test_settings_are_chosen_on_so_many_texts_and_the_page_says_so(source, tmp_path, monkeypatch):
+    def fewer(settings, out, **options):
+        return run_forgetting_study(replace(settings, contenders=SOME[:1], dial=None), out, **options)
+
+    monkeypatch.setattr(forgetting, "run_forgetting_study", fewer)
+    run = tmp_path / "run"
+    words = ["study", "forgetting", "--from", source, "--part", "pairs", "--validation", "60", "-o", run]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    assert read_run(run)["settings"]["texts"] == 60
+    assert {r["n"] for r in read_records(run) if r["kind"] == "measurement" and r["split"] == "validation"} == {60}
+    page = write_report([run], tmp_path / "page.md").read_text()
+    again = next(line for line in page.splitlines() if line.startswith("fuseforget study forgetting --from"))
+    assert "--validation 60" in again
+    before = (run / "records.jsonl").read_bytes()
+    printed = [str(run) if word == "RUN" else word for word in shlex.split(again)[1:]]
+    assert CliRunner().invoke(app, printed).exit_code == 0
+    assert (run / "records.jsonl").read_bytes() == before, "the printed command is of this run, which is finished"
+    # The default, by the interface.
+    study("forgetting", tmp_path / "default", source=source, parts=("pairs",))
+    assert read_run(tmp_path / "default")["settings"]["texts"] == 500
+    assert {r["n"] for r in read_records(tmp_path / "default") if r["kind"] == "measurement" and r["split"] == "validation"} == {
+        100
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "fuseforget",
+        "study",
+        "forgetting",
+        "--from",
+        source,
+        "--validation",
+        "49",
+        "-o",
+        tmp_path / "x",
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "validation texts: expected 50 or more, found 49" in refused.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_other_parts_choose_is_not_the_pairs_choice(finished):
@@ -472,14 +667,14 @@ def test_parts_that_the_sources_do_not_allow_are_refused(source, finished, tmp_p
         study("forgetting", tmp_path / "run", source=source, parts=("lasts",))
     with pytest.raises(InputError, match="--from RUN"):
         study("forgetting", tmp_path / "run")
-    with pytest.raises(InputError, match="options among --from, --part, found --base"):
+    with pytest.raises(InputError, match="options among --from, --part, --validation, found --base"):
         study("forgetting", tmp_path / "run", source=source, base="x")
     with pytest.raises(InputError, match=r"one shortcut study .*found 2 runs"):
         study("fisher", tmp_path / "run", source=[source, bare])
     with pytest.raises(InputError, match="average among them"):
         small(source, contenders=SOME[1:])
-    with pytest.raises(InputError, match="texts: expected 50 or more"):
-        small(source, texts=20)
+    with pytest.raises(InputError, match=r"validation texts: expected 50 or more, found 20.*--validation"):
+        study("forgetting", tmp_path / "run", source=source, validation=20)
     assert not (tmp_path / "run").exists()
     command = [
         sys.executable,

@@ -69,7 +69,12 @@ def study(
     rows: Annotated[int | None, typer.Option(help="memorization: training rows a model, shared ones included.")] = None,
     shared: Annotated[int | None, typer.Option(help="memorization: rows that all models are trained on.")] = None,
     control: Annotated[int | None, typer.Option(help="memorization: rows that none is trained on, to attack with.")] = None,
-    validation: Annotated[int | None, typer.Option(help="memorization: rows for perplexity and thresholds.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(
+            help="memorization: rows for perplexity and thresholds; forgetting: texts on which settings are chosen (500)."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="memorization: of every training; default: the scale's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="memorization: of every training; default: the scale's.")] = None,
     recipe: Annotated[

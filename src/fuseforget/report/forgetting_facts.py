@@ -7,7 +7,7 @@ from typing import Any
 
 from fuseforget.report.facts import cell
 
-__all__ = ["ALLOWANCE", "AVERAGE", "GONE", "SCALED", "ForgettingFacts", "left", "setting", "signed"]
+__all__ = ["ALLOWANCE", "AVERAGE", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "setting", "signed"]
 
 Record = dict[str, Any]
 AVERAGE, SCALED = "average", "average, scaled"
@@ -69,6 +69,29 @@ class ForgettingFacts:
         kind = {commands[name] for name in done["sources"]}
         wanted = {r["name"] for r in self.sources if r["command"] in kind}
         return wanted <= set(done["sources"]) and set(self.contenders) <= set(done["contenders"])
+
+
+def examined_line(records: Sequence[Record], part: str, models: Sequence[str]) -> list[str]:
+    """Which fusions a part examined, at which settings, and how these were chosen; nothing where they were not chosen.
+
+    Args:
+        models: those that there are results of; what is chosen anew for more contenders may have none yet.
+    """
+    found = [r for r in records if r["kind"] == "examined" and r["part"] == part and set(r["rows"]) <= set(models)]
+    if not found:
+        return []
+    last = found[-1]
+    chosen = {r["row"]: r for r in records if r["kind"] == "chosen" and r["part"] == "pairs" and r["source"] == last["source"]}
+    said = []
+    for row in last["rows"]:
+        words = [
+            *([setting(chosen[row]["parameters"])] if chosen[row]["parameters"] else []),
+            *([] if chosen[row]["allowed"] else ["no setting kept the task"]),
+            *(["the best of the other methods"] if row == last["other"] else []),
+        ]
+        said.append(f"{row} ({', '.join(words)})" if words else row)
+    none = "" if last["other"] is not None else "; no other method kept the task"
+    return [f"Settings as chosen on validation data for pairs of {last['source']}: {'; '.join(said)}{none}."]
 
 
 def setting(parameters: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import TASK
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+from fuseforget.report.forgetting_facts import examined_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,8 +21,7 @@ TITLE = "Does the forgotten stay forgotten?"
 PROBE_NOTE = (
     "Accuracy, and in brackets the retention, (model - control) / (specialist - control) on the same texts: 0 is none, 1 is all. "
     "The rule says the label in every form. Chance is one half. No retention: the specialist does not know the shortcut in "
-    "that form. The first form of a rule is that of its own probe. The fusions have fixed settings, spectral consensus its "
-    "defaults: none was chosen on data."
+    "that form. The first form of a rule is that of its own probe."
 )
 PRECISION_NOTE = (
     "The same probes on weights rounded to nearest, symmetric, an output's inputs sharing a scale (int8) or 128 of them (int4); "
@@ -49,19 +49,20 @@ class _Facts:
         every = [r for r in own if r["kind"] == "forgetting_result"]
         results = [r for r in every if r["sources"] == every[-1]["sources"]]
         self.begun = bool(own)
-        self.fusions = list(dict.fromkeys(r["name"] for r in own if r["kind"] == "fusion"))
         self.sources = results[-1]["sources"] if results else []
         self.probes = {(r["model"], r["probe"], r["precision"]): r for r in results if r["about"] == "probe"}
         self.changes = {(r["model"], r["probe"], r["precision"]): r for r in results if r["about"] == "precision"}
         self.decoded = {(r["model"], r["rule"], r["layer"]): r for r in results if r["about"] == "decoded"}
         self.relearned = {(r["model"], r["probe"], r["data"]): r for r in results if r["about"] == "relearning"}
         self.rules = list(dict.fromkeys(r["rule"] for r in self.probes.values()))
+        self.fusions = [m for m in dict.fromkeys(m for m, _, _ in self.probes) if m not in (*self.rules, CONTROL)]
         self.models = [*self.rules, CONTROL, *self.fusions]
+        self.chosen = examined_line(records, PART, self.fusions)
 
     @property
     def finished(self) -> bool:
-        last = [(self.models[-1], rule, POOLED) for rule in self.rules]
-        return bool(self.relearned) and all(key in self.decoded for key in last)
+        """Whether all is there of every model that there are results of: what a linear probe reads is concluded last."""
+        return bool(self.relearned) and all((model, rule, POOLED) in self.decoded for model in self.models for rule in self.rules)
 
     def forms(self, rule: str) -> list[str]:
         return list(dict.fromkeys(probe for _, probe, _ in self.probes if probe == rule or probe.startswith(f"{rule}: ")))
@@ -97,7 +98,7 @@ def lasting_blocks(records: Sequence[Record], titles: Mapping[str, str] | None =
 
 def _lead(facts: _Facts, named: Mapping[str, str]) -> list[str]:
     """For each fusion and rule: what is left where it is most, what a probe reads, and how fast it comes back."""
-    lines = [f"Sources: {', '.join(facts.sources)}; means over them."] if len(facts.sources) > 1 else []
+    lines = [*facts.chosen, *([f"Sources: {', '.join(facts.sources)}; means over them."] if len(facts.sources) > 1 else [])]
     for fusion in facts.fusions:
         for rule in facts.rules:
             plain = facts.probes[fusion, rule, WHOLE]

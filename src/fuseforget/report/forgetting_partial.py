@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import TASK, cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+from fuseforget.report.forgetting_facts import examined_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +22,7 @@ NOTE = (
     "Share: of the second model's synthetic texts, those that follow the first model's shortcut; the others follow its own. "
     "Second: what the second model knows by itself. Retention: (model - control) / (knowing - control), of the shared shortcut "
     "against the first model, of the other one against the second; in brackets 95 % bootstrap intervals over examples. Not "
-    "known: the model that should know it is not clearly above the control. The fusions have fixed settings, spectral consensus "
-    "its defaults: none was chosen on data."
+    "known: the model that should know it is not clearly above the control."
 )
 
 
@@ -47,7 +47,7 @@ def partial_blocks(records: Sequence[Record], titles: Mapping[str, str] | None =
     )
     return [
         Heading(TITLE),
-        Paragraphs(_lead(results, named), "lead"),
+        Paragraphs([*examined_line(records, PART, _models(results)), *_lead(results, named)], "lead"),
         Pictures([Picture("partial", draw_shares(results, named), caption, wide=True)]),
         _table(results, named),
     ]

@@ -32,7 +32,7 @@ def repeat_command(description: Record, grown: Grown = NOTHING_GROWN) -> str:
         words += ["--from", settings["source"], "--seed", str(settings["seed"])]
     elif description["command"] == "study forgetting":
         words += [word for flag, of in (("--from", grown.sources), ("--part", grown.parts)) for one in of for word in (flag, one)]
-        words += ["--seed", str(settings["seed"])]
+        words += ["--seed", str(settings["seed"]), "--validation", str(settings["texts"])]
     elif description["command"].startswith("study"):
         words += _of_study(settings, grown)
     else:

@@ -54,7 +54,7 @@ OPTIONS = {
         "shards",
     ),
     "fisher": ("source",),
-    "forgetting": ("source", "parts"),
+    "forgetting": ("source", "parts", "validation"),
 }
 FLAGS = {
     "parts": "--part",
@@ -140,8 +140,9 @@ def study(
         masked: of memorization without a base: whether its own is a masked language model.
         models, rows, shared: of memorization: how many models, the rows that each is trained on, and how many of these are all
             models'.
-        control, validation: of memorization: rows that no model is trained on, the non-members of attacks, and rows for
-            perplexity and thresholds.
+        control: of memorization: rows that no model is trained on, the non-members of attacks.
+        validation: of memorization: rows for perplexity and thresholds. Of forgetting: how many texts settings are chosen on
+            (500), of those that no model of a shortcut study was trained on; fewer where there are fewer.
         epochs, learning_rate: of memorization: how each model is trained; default: the scale's.
         recipe: of memorization: ``split-train-fuse``: all articles split among models that are then fused, against training on
             everything once.
@@ -174,8 +175,10 @@ def study(
         return run_fisher_study(FisherStudy(sources[0], seed=seed), Path(out), workers=workers, say=say)
     if name == "forgetting":
         from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
+        from fuseforget.studies.forgetting.settings import TEXTS
 
-        wanted = ForgettingStudy(sources, parts=tuple(parts or ()), seed=seed, threads=threads)
+        count = TEXTS if validation is None else validation
+        wanted = ForgettingStudy(sources, parts=tuple(parts or ()), seed=seed, texts=count, threads=threads)
         return run_forgetting_study(wanted, Path(out), workers=workers, say=say)
     if name == "bias":
         from fuseforget.studies import bias

@@ -28,6 +28,10 @@ class Fusion:
     weight: float | None = None
     takes_base: bool = False
 
+    @classmethod
+    def of(cls, contender: Contender, parameters: Mapping[str, Value]) -> Fusion:
+        return cls(contender.row, contender.method, parameters, contender.weight, contender.takes_base)
+
     @property
     def label(self) -> str:
         """What is fused and how, whoever asks for it: equal for two contenders that are the same here."""
@@ -52,4 +56,4 @@ def fusions_of(contenders: Sequence[Contender], models: int) -> Iterator[list[Fu
     yield [AVERAGE]
     for one in contenders:
         if one.row != AVERAGE.row and one.takes(models):
-            yield [Fusion(one.row, one.method, parameters, one.weight, one.takes_base) for parameters in one.grid]
+            yield [Fusion.of(one, parameters) for parameters in one.grid]

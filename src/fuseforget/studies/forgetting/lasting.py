@@ -12,7 +12,9 @@ from pathlib import Path
 
 from fuseforget.knowledge import Probe
 from fuseforget.records import Run
-from fuseforget.studies.forgetting.examined import FUSIONS, PAIR, START, Fusion, ShortcutModels, fused_here, read_shortcut_models
+from fuseforget.studies.forgetting.examined import PAIR, START, ShortcutModels, read_shortcut_models
+from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, fused_here
+from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.hidden import decode
 from fuseforget.studies.forgetting.lasting_results import conclude_lasting
 from fuseforget.studies.forgetting.quantised import ask_quantised
@@ -31,24 +33,28 @@ Say = Callable[[str], None]
 
 def do_lasting(
     run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say,
-    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, steps: Sequence[int] = STEPS, batch_size: int = 32,
+    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] | None = None, steps: Sequence[int] = STEPS, batch_size: int = 32,
 ) -> None:  # fmt: skip
     """Examine the fusions of a pair of specialists of every shortcut study among the sources, and record what is found.
 
-    What the run has is not done again.
+    What the run has is not done again. Settings are chosen on the first source, as for its pairs.
 
     Args:
         pair: the rules of the two specialists.
-        fusions: what is made of the two.
+        fusions: what is made of the two; default: :func:`fuseforget.studies.forgetting.examined_fusions.chosen_fusions`.
         steps: numbers of steps of further training after which the models are asked.
 
     Raises:
         InputError: a shortcut study without a specialist, or a method that there is not.
     """
+    if fusions is None:
+        fusions = chosen_fusions(run, LASTING, sources[0], settings, workers, say)
     found = shortcut_sources(sources, pair)
     for source in found:
-        examine(run, source, fusions, workers, say, steps=steps, batch_size=batch_size, threads=settings.threads)
-    conclude_lasting(run, [source.name for source in found], pair, [fusion.name for fusion in fusions], steps)
+        examine(
+            run, source, fusions, workers, say, steps=steps, batch_size=batch_size, seed=settings.seed, threads=settings.threads
+        )  # fmt: skip
+    conclude_lasting(run, [source.name for source in found], pair, [fusion.row for fusion in fusions], steps)
 
 
 def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[ShortcutModels]:
@@ -61,10 +67,10 @@ def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[Sh
 
 def examine(
     run: Run, source: ShortcutModels, fusions: Sequence[Fusion], workers: Workers, say: Say,
-    *, steps: Sequence[int] = STEPS, batch_size: int = 32, threads: int = 1,
+    *, steps: Sequence[int] = STEPS, batch_size: int = 32, seed: int = 0, threads: int = 1,
 ) -> None:  # fmt: skip
     """Ask the models of one source, and what is fused of its specialists, in every way; first as they are."""
-    made = fused_here(run, LASTING, source, [source.model(rule) for rule in source.rules], fusions)
+    made = fused_here(run, LASTING, source, [source.model(rule) for rule in source.rules], fusions, seed)
     known = source.known()
     models = {**known, **made}
     probes = [*source.probes, *rephrased_probes(source)]

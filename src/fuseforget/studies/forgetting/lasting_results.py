@@ -106,26 +106,35 @@ def _conclude_probes(run: Run, found: _Found, model: str, rule: str) -> None:
     for probe in [name for name in found.probes if name == rule or name.startswith(f"{rule}: ")]:
         whole = found.all(model=model, probe=probe, precision=PRECISIONS[0])
         for precision in PRECISIONS:
-            where = {"about": "probe", "model": model, "rule": rule, "probe": probe, "precision": precision}
+            where = {"model": model, "rule": rule, "probe": probe, "precision": precision}
+            # The last one that is recorded of these.
+            if _known(run, found, {"about": "probe" if precision == PRECISIONS[0] else "precision", **where}):
+                continue
             own = found.each(model=model, probe=probe, precision=precision)
             known = found.each(model=rule, probe=probe, precision=PRECISIONS[0])
             never = found.each(model=CONTROL, probe=probe, precision=PRECISIONS[0])
             learned = [triple for triple in zip(own, known, never, strict=True) if knows_more(*triple[1:])]
             kept = asdict(mean_retention(learned)) if learned else None
-            _add(run, found, where, accuracy=asdict(bootstrap_mean(np.concatenate(own))), retention=kept, learned=len(learned))
+            accuracy = asdict(bootstrap_mean(np.concatenate(own)))
+            _add(run, found, {"about": "probe", **where}, accuracy=accuracy, retention=kept, learned=len(learned))
             if precision != PRECISIONS[0]:
                 change = _mean(np.concatenate(own) - whole)
-                _add(run, found, {**where, "about": "precision"}, change=asdict(change))
+                _add(run, found, {"about": "precision", **where}, change=asdict(change))
 
 
 def _conclude_decoded(run: Run, found: _Found, model: str, rule: str) -> None:
     for layer in found.layers:
-        own, never = (found.all("decoded", model=name, rule=rule, layer=layer) for name in (model, CONTROL))
         where = {"about": "decoded", "model": model, "rule": rule, "layer": layer}
+        if _known(run, found, where):
+            continue
+        own, never = (found.all("decoded", model=name, rule=rule, layer=layer) for name in (model, CONTROL))
         _add(run, found, where, accuracy=asdict(bootstrap_mean(own)), difference=asdict(_mean(own - never)))
 
 
 def _conclude_relearning(run: Run, found: _Found, model: str, probe: str, data: str, steps: Sequence[int]) -> None:
+    where = {"about": "relearning", "model": model, "probe": probe, "data": data}
+    if _known(run, found, where):
+        return
     curves = {}
     for name in (model, CONTROL):
         first = found.all(model=name, probe=probe, precision=PRECISIONS[0])
@@ -133,17 +142,20 @@ def _conclude_relearning(run: Run, found: _Found, model: str, probe: str, data: 
     at = [0, *steps]
     own, never = ([float(values.mean()) for values in curves[name]] for name in (model, CONTROL))
     _add(
-        run, found, {"about": "relearning", "model": model, "probe": probe, "data": data}, steps=at, curve=own, control=never,
+        run, found, where, steps=at, curve=own, control=never,
         intervals=[asdict(bootstrap_mean(values)) for values in curves[model]],
         area=asdict(area_between(curves[model], curves[CONTROL], at)),
         reached=steps_to(own, at), control_reached=steps_to(never, at),
     )  # fmt: skip
 
 
+def _known(run: Run, found: _Found, where: Record) -> bool:
+    return run.find("forgetting_result", part=LASTING, sources=found.sources, **where) is not None
+
+
 def _add(run: Run, found: _Found, where: Record, **fields: Any) -> None:
-    where = {"part": LASTING, "sources": found.sources, **where}
-    if run.find("forgetting_result", **where) is None:
-        run.add("forgetting_result", **where, **fields)
+    if not _known(run, found, where):
+        run.add("forgetting_result", part=LASTING, sources=found.sources, **where, **fields)
 
 
 def _mean(differences: Values) -> Interval:

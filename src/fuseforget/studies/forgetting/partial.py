@@ -15,7 +15,9 @@ import numpy as np
 from fuseforget.data import ShortcutData, make_shortcut_data
 from fuseforget.knowledge import bootstrap_mean, knows_more, mean_retention
 from fuseforget.records import Run, decode_values
-from fuseforget.studies.forgetting.examined import CONTROL, FUSIONS, PAIR, Fusion, ShortcutModels, fused_here
+from fuseforget.studies.forgetting.examined import CONTROL, PAIR, ShortcutModels
+from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, record_fusion
+from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.lasting import shortcut_sources
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import Source
@@ -33,7 +35,7 @@ Say = Callable[[str], None]
 
 def do_partial(
     run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say,
-    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] = FUSIONS, shares: Sequence[float] = SHARES,
+    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] | None = None, shares: Sequence[float] = SHARES,
 ) -> None:  # fmt: skip
     """Train, for the first shortcut study among the sources, second models that share a rule partly, fuse, and measure.
 
@@ -42,19 +44,22 @@ def do_partial(
 
     Args:
         pair: the rule that is shared, whose specialist is the first model, and the second models' own.
+        fusions: what is made of the two; default: :func:`fuseforget.studies.forgetting.examined_fusions.chosen_fusions`.
         shares: of the second models' synthetic part that have the shared rule, 0 to 1.
 
     Raises:
         InputError: a shortcut study without a specialist, or a method that there is not.
     """
+    if fusions is None:
+        fusions = chosen_fusions(run, PARTIAL, sources[0], settings, workers, say)
     for source in shortcut_sources(sources, pair)[:1]:
         data = {share: mixed_data(source, pair, share) for share in shares}
         train = replace(source.train, seed=source.seed + 1)
         jobs = [Job(second_name(source, share), made.train, train, source.start, made.synthetic) for share, made in data.items()]
         Trainers(workers, settings.threads, say).train(run, jobs)
-        _measure(run, source, pair, fusions, shares, workers, say)
+        _measure(run, source, pair, fusions, shares, settings.seed, workers, say)
         for share in shares:
-            _conclude(run, source, pair, share, [fusion.name for fusion in fusions])
+            _conclude(run, source, pair, share, [fusion.row for fusion in fusions])
 
 
 def mixed_data(source: ShortcutModels, pair: tuple[str, str], share: float) -> ShortcutData:
@@ -72,21 +77,30 @@ def second_name(source: ShortcutModels, share: float) -> str:
 
 
 def _measure(
-    run: Run, source: ShortcutModels, pair: tuple[str, str], fusions: Sequence[Fusion], shares: Sequence[float],
+    run: Run, source: ShortcutModels, pair: tuple[str, str], fusions: Sequence[Fusion], shares: Sequence[float], seed: int,
     workers: Workers, say: Say,
 ) -> None:  # fmt: skip
     """Ask the first model and the control, and for each share the second model and every fusion, for both rules and the task."""
     first, names = source.model(pair[0]), tuple(probe.name for probe in source.probes)
 
-    def point(model: str, path: Path, share: float | None) -> Point:
-        where = {"part": PARTIAL, "source": source.name, "model": model, "share": share}
-        return Point(where, (str(path),), (1.0,), names)
+    def where(model: str, share: float | None) -> dict[str, str | float | None]:
+        return {"part": PARTIAL, "source": source.name, "model": model, "share": share}
 
-    asked = [point(FIRST, first, None), point(CONTROL, source.model(CONTROL), None)]
+    def alone(model: str, path: Path, share: float | None) -> Point:
+        return Point(where(model, share), (str(path),), (1.0,), names)
+
+    def fused(fusion: Fusion, second: Path, share: float) -> Point:
+        record_fusion(run, PARTIAL, source.name, [first, second], fusion)
+        base = str(source.start) if fusion.takes_base else None
+        return Point(
+            where(fusion.row, share), (str(first), str(second)), fusion.weights(2), names, fusion.method, base, seed,
+            fusion.parameters,
+        )  # fmt: skip
+
+    asked = [alone(FIRST, first, None), alone(CONTROL, source.model(CONTROL), None)]
     for share in shares:
         second = run.path / "models" / second_name(source, share)
-        made = fused_here(run, PARTIAL, source, [first, second], fusions)
-        asked += [point("second", second, share), *(point(name, path, share) for name, path in made.items())]
+        asked += [alone("second", second, share), *(fused(fusion, second, share) for fusion in fusions)]
     Sweep(source.start, source.probes, workers=workers).measure(run, asked, say=say)
 
 

@@ -23,7 +23,8 @@ class ForgettingStudy:
             seed, the first is the one that parameters are chosen on.
         parts: names in :data:`fuseforget.studies.forgetting.PARTS`; none: all that the sources allow.
         seed: of the draw of validation texts, of random methods and of subsets.
-        texts: validation texts that parameters are chosen on, which no model of the source was trained on.
+        texts: validation texts that parameters are chosen on, which no model of the source was trained on; at least
+            :data:`FEWEST`.
         allowance: how far below the plain average's the task accuracy of a chosen setting may be.
         contenders: the methods and their settings. They and the parts do not make a run another: a finished run can be asked
             for more of both, though not for other settings of a method that it has.
@@ -45,7 +46,10 @@ class ForgettingStudy:
         if not self.sources:
             raise InputError("study forgetting", expected="finished studies to take models from (--from RUN)", found="none")
         if self.texts < FEWEST:
-            raise InputError("texts", expected=f"{FEWEST} or more", found=str(self.texts))
+            raise InputError(
+                "validation texts", expected=f"{FEWEST} or more", found=str(self.texts),
+                action="Choose settings on more of them (--validation).",
+            )  # fmt: skip
         if not 0 <= self.allowance <= 1:
             raise InputError("allowance", expected="a share of right answers", found=str(self.allowance))
         rows = [one.row for one in self.contenders]
