@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class _Kept:
     values: torch.Tensor
     unit: float
     dtype: torch.dtype
+    device: str
 
     @classmethod
     def of(cls, matrix: torch.Tensor, group: Group) -> _Kept:
@@ -173,15 +175,25 @@ class _Kept:
         """
         import torch
 
-        matrix = matrix.contiguous()
         if matrix.dtype == torch.float64:
-            return cls(matrix.to(group.dtype), 1.0, group.dtype)
+            return cls(_in_own_pages(matrix, group.dtype), 1.0, group.dtype, group.device)
         unit = float(matrix.abs().max()) or 1.0
-        return cls(matrix.div(unit).half(), unit, group.dtype)
+        return cls(_in_own_pages(matrix.div_(unit), torch.float16), unit, group.dtype, group.device)
 
     def part(self, start: int, count: int) -> torch.Tensor:
         """Consecutive values, as they were."""
-        return self.values.view(-1)[start : start + count].to(self.dtype) * self.unit
+        return self.values.view(-1)[start : start + count].to(self.device, self.dtype) * self.unit
+
+
+def _in_own_pages(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy on the CPU, in pages that the allocator has no part in.
+
+    Among its blocks one that is held for long keeps the room that is let go around it from being used for the next matrix.
+    """
+    import torch
+
+    kept = torch.frombuffer(mmap.mmap(-1, matrix.numel() * dtype.itemsize), dtype=dtype).view(matrix.shape)
+    return kept.copy_(matrix)
 
 
 class _Imprecise(Exception):
