@@ -312,6 +312,18 @@ def test_models_of_16_bits_are_filtered_in_float32_far_below_their_rounding(shap
     assert survey_in_memory(METHOD, doubled, base=base.double(), forget=forget) == pytest.approx((wanted, of_fused), rel=1e-3)
 
 
+def test_columns_of_very_different_size_are_each_filtered_precisely():
+    """What is held of a filter has 16 bits a value, whose range columns of a hundred thousand times others' size would leave."""
+    models, base = fine_tuned((512, 128), 4, 1e-3)
+    models = [model - base for model in models]
+    sizes = torch.logspace(-4, 1, 128)
+    grown = [(model.float() * sizes).bfloat16() for model in models]
+    base = torch.zeros_like(base)
+    found = fuse_in_memory(METHOD, grown, base=base).double()
+    exact = fuse_in_memory(METHOD, grown, base=base, dtype=torch.float64)
+    assert float(((found - exact).norm(dim=0) / exact.norm(dim=0)).max()) < 3e-3
+
+
 @pytest.mark.parametrize("shape", [(96, 96), (200, 96), (96, 200)], ids=str)
 def test_matrices_of_hardly_more_than_a_few_directions_are_filtered_in_float64(shape, monkeypatch):
     """Beside six directions there is the rounding to bfloat16 alone: float32 alone is off by 4e-2 and more there."""

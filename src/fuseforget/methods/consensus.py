@@ -9,8 +9,8 @@ and the filter W that keeps the mean and suppresses the scatter, ``argmin |D W -
 
     W = (T + b N)^-1 T,    b = forget / (1 - forget):
 
-Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction with a share c of scatter keeps about
-``1 / (1 + b c)`` of itself, so that with a large b only what is common to all models is left. No singular value decomposition is
+Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction whose scatter is n times its signal keeps
+``1 / (1 + b n)`` of itself, so that with a large b only what is common to all models is left. No singular value decomposition is
 needed, one Cholesky factor a side, and every quantity is smooth in the weights.
 """
 
@@ -39,8 +39,9 @@ LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two l
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
 # Names of tables that have a row a token or a position: BERT's and Llama's, GPT-2's, T5's, heads that are as large.
 EMBEDDINGS = re.compile(r"(?:^|[._])(?:embed|emb[._]|word_emb|tok_emb|wte\b|wpe\b|lm_head\b|shared\.weight|predictions\.decoder)")
-# In float32, what a column has of its own, beside those before it, is known to a few roundings (6e-8) of its square. Where that
-# is a larger share of it than this in all columns, the filter is right to a percent in its worst direction.
+# In float32, what a column has of its own, beside those before it, is known to a few roundings (6e-8) of its square. Where it is
+# a smaller share than this in some column, the matrix is taken in float64. A rule of thumb: it sees all that training makes, as
+# far as tried, but not every matrix that is made to deceive it (Kahan's).
 OWN = 1e-4
 STEP = 256  # rows that are mirrored at once: a transpose of all of them would leave the cache
 SMALL, LARGE = 1e-25, 1e30  # sums of squares that float32 takes
@@ -124,6 +125,8 @@ class _Filtered:
         wanted: the squared length that it would have, were it alone.
         of_fused: ``|F|^2``.
         kept: what F is computed from: itself (square), or the filter W (tall); None: F is the mean.
+        sizes: of the columns, if W is kept as if these were all of one size: ``W_ij sizes_i / sizes_j``, since 16 bits would
+            lose values of W where columns differ by many orders.
     """
 
     wanted: float
@@ -131,7 +134,7 @@ class _Filtered:
     weight: tuple[float, ...]
     lambda_: float
     kept: _Kept | None = None
-    square: bool = False
+    sizes: torch.Tensor | None = None
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -143,12 +146,12 @@ class _Filtered:
 
     def function(self, survey: Sequence[float]) -> FuseBlock:
         scale = self.lambda_ * _restoring(survey)
-        kept, weight = self.kept, self.weight
+        kept, weight, sizes = self.kept, self.weight, self.sizes
         if kept is None:
             return from_base([scale * share for share in weight])
-        if self.square:
+        if sizes is None:
             return lambda block: block.origin.add(kept.part(block.start, block.origin.numel()), alpha=scale)
-        mixing = kept.part(0, kept.values.numel()).view(kept.values.shape)
+        mixing = kept.part(0, kept.values.numel()).view(kept.values.shape).mul_(sizes).div_(sizes[:, None])
 
         def fused(block: Block) -> torch.Tensor:
             change = weighted_sum(block.deltas, weight).view(-1, block.row_length) @ mixing
@@ -192,8 +195,9 @@ def _in_own_pages(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """
     import torch
 
-    kept = torch.frombuffer(mmap.mmap(-1, matrix.numel() * dtype.itemsize), dtype=dtype).view(matrix.shape)
-    return kept.copy_(matrix)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, matrix.numel() * dtype.itemsize, **private)
+    return torch.frombuffer(pages, dtype=dtype).view(matrix.shape).copy_(matrix)
 
 
 class _Imprecise(Exception):
@@ -229,11 +233,13 @@ def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambd
     if not differ:
         return _Filtered(of_mean, of_mean, weight, lambda_)
     root = _root(noisy.mul_(_odds(forget)).add_(mean))
+    sizes = noisy.diagonal().sqrt()
     half = torch.linalg.solve_triangular(root, _whole(mean), upper=False)
     mixing = torch.linalg.solve_triangular(root.mT, half, upper=True)
     # |D W|^2 = <W, T W>, and T W = T (T + b N)^-1 T is symmetric.
     of_fused = float((mixing * _product(half)).sum(dtype=torch.float64))
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(mixing, group))
+    kept = _Kept.of(mixing.mul_(sizes[:, None]).div_(sizes), group)
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, kept, sizes.to(group.dtype))
 
 
 def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, dtype: torch.dtype) -> _Filtered:
@@ -261,7 +267,7 @@ def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lam
         return _Filtered(of_mean, of_mean, weight, lambda_)
     fused = _projector(columns, mean.mT, forget) @ mean @ _projector(rows, mean, forget)
     of_fused = float(fused.square().sum(dtype=torch.float64))
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(fused, group), square=True)
+    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(fused, group))
 
 
 def _projector(scatter: torch.Tensor, signal: torch.Tensor, forget: float) -> torch.Tensor:

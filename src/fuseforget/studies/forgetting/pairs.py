@@ -71,7 +71,7 @@ def _pairs(source: Source) -> list[Case]:
 def choosing_pairs(rules: Sequence[str]) -> list[Case]:
     """The pairs that settings are chosen on: each rule with its neighbours, the last with the first.
 
-    Every rule is in two of them. The others, most where there are many rules, nothing is fitted to.
+    Of three rules or more each is in two of them. The other pairs, most where there are many rules, nothing is fitted to.
     """
     ring = {frozenset((rule, rules[number - 1])) for number, rule in enumerate(rules)}
     return [case for case in combinations(rules, 2) if frozenset(case) in ring]
@@ -104,16 +104,17 @@ def _choose(run: Run, bench: Bench, settings: ForgettingStudy, say: Say) -> None
 
 def _tried(run: Run, bench: Bench, entry: Entry) -> Record:
     """What a setting does on validation data, as a record."""
+    cases = choosing_pairs(bench.rules)
     where = {
         "part": PART, "source": bench.source.name, "split": bench.split, "row": entry.contender.row,
-        "method": entry.contender.method, "parameters": dict(entry.parameters),
+        "method": entry.contender.method, "parameters": dict(entry.parameters), "cases": len(cases),
     }  # fmt: skip
     known = run.find("tried", **where)
     if known is not None:
         return known
-    found = [measured(bench, PART, entry, case) for case in choosing_pairs(bench.rules)]
+    found = [measured(bench, PART, entry, case) for case in cases]
     values = point_values([piece for pieces, _ in found for piece in pieces], [task for _, task in found])
-    return run.add("tried", **where, **values, cases=len(found))
+    return run.add("tried", **where, **values)
 
 
 def _turn_dial(run: Run, bench: Bench, dial: Contender, average: Contender, cases: Sequence[Case]) -> None:
