@@ -9,9 +9,9 @@ and the filter W that keeps the mean and suppresses the scatter, ``argmin |D W -
 
     W = (T + b N)^-1 T,    b = forget / (1 - forget):
 
-Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction whose scatter is n times its signal keeps
-``1 / (1 + b n)`` of itself, so that with a large b only what is common to all models is left. No singular value decomposition is
-needed, one Cholesky factor a side, and every quantity is smooth in the weights.
+Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction whose scatter is n times its signal
+keeps ``1 / (1 + b n)`` of itself, so that with a large b only what is common to all models is left. No singular value
+decomposition is needed, one Cholesky factor a side, and every quantity is smooth in the weights.
 """
 
 from __future__ import annotations
