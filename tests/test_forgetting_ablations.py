@@ -6,30 +6,35 @@ import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import write_raw
 from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace, fuse
+from fuseforget.methods.consensus import EMBEDDINGS
 from fuseforget.models import encode_batches, load_classifier, predict, set_weights
 from fuseforget.records import Run, decode_values, facts, read_records
 from fuseforget.report.blocks import Paragraphs, Pictures, Table
 from fuseforget.report.forgetting_ablations import ablations_blocks
 from fuseforget.studies.forgetting.ablated import DEFAULT, FORGET, FORGETS, VARIANTS, Variant, average_of, fuse_variant
-from fuseforget.studies.forgetting.ablation_results import LENGTHENED, mix_at_task
-from fuseforget.studies.forgetting.ablations import BESIDE, do_ablations, spread
-from fuseforget.studies.forgetting.agreement import pairs_to_look_at, spectrum_of
+from fuseforget.studies.forgetting.ablation_results import LENGTHENED, Row, conclude_ablations, knob_at_its_end, mix_at_task
+from fuseforget.studies.forgetting.ablations import OTHER_METHODS, do_ablations, spread
+from fuseforget.studies.forgetting.agreement import described, pairs_to_look_at, spectrum_of
 from fuseforget.studies.forgetting.choice import Tried
 from fuseforget.studies.forgetting.filters import agreements, grams
 from fuseforget.studies.forgetting.probes import choosing_probes
+from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import SHORTCUTS, Source
-from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, OTHER, TABLE, Place, places_of
+from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, OTHER, TABLE, Place, is_table, places_of
 from fuseforget.workers import Here
 
 BERT = "bert.encoder.layer"
@@ -239,6 +244,49 @@ def test_places_by_names_of_four_families():
         fuse_variant(DEFAULT, strange, [strange], FORGET)
 
 
+def test_tables_are_those_that_the_method_leaves_out():
+    tables = (
+        "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight", "cls.predictions.decoder.weight",
+        "transformer.wte.weight", "transformer.wpe.weight", "wte.weight", "lm_head.weight",
+        "model.embed_tokens.weight", "shared.weight", "encoder.embed_tokens.weight", "tok_emb.weight", "model.Embed.weight",
+    )  # fmt: skip
+    others = (
+        "bert.encoder.layer.0.attention.self.query.weight", "bert.pooler.dense.weight", "cls.predictions.transform.dense.weight",
+        "transformer.h.0.attn.c_attn.weight", "transformer.h.0.mlp.c_proj.weight", "score.weight",
+        "model.layers.0.self_attn.q_proj.weight", "model.norm.weight",
+        "decoder.block.0.layer.1.EncDecAttention.o.weight",
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "xembed.weight", "wtex.weight", "my.reembedding.weight", "member.weight", "emb",
+    )  # fmt: skip
+    for names, expected in ((tables, True), (others, False)):
+        assert [is_table(name) for name in names] == [expected] * len(names)
+        assert [EMBEDDINGS.search(name.lower()) is not None for name in names] == [expected] * len(names)
+
+
+FRAGMENTS = (
+    ".",
+    ".",
+    "_",
+    "x",
+    "embed",
+    "emb",
+    "word",
+    "tok",
+    "wte",
+    "wpe",
+    "lm_head",
+    "shared",
+    "weight",
+    "predictions",
+    "decoder",
+)
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join))
+def test_any_name_is_a_table_to_both(name):
+    assert is_table(name) == (EMBEDDINGS.search(name) is not None)
+
+
 def test_equal_task_accuracy_is_on_the_lines_between_settings():
     first, second, third = Tried({"forget": 0.1}, 0.6, 0.90), Tried({"forget": 0.5}, 0.2, 0.88), Tried({"forget": 0.9}, 0.3, 0.89)
     assert mix_at_task([first, second], 0.9, 0.005)[0] == ((0, pytest.approx(0.75)), (1, pytest.approx(0.25)))
@@ -247,6 +295,103 @@ def test_equal_task_accuracy_is_on_the_lines_between_settings():
     mixed = mix_at_task([first, second, third], 0.89, 0.005)[0]
     assert mixed == ((1, pytest.approx(0.5)), (2, pytest.approx(0.5))), "left .25; the other crossing .28"
     assert mix_at_task([first, second, third], 0.95, 0.005) == (((0, 1.0),), False), "none: the best at the task"
+
+
+@pytest.mark.parametrize(
+    ("tried", "ended"),
+    [
+        (((0.6, 0.92), (0.2, 0.91)), True),
+        (((0.2, 0.92), (0.6, 0.91)), True),
+        (((0.6, 0.92), (0.2, 0.88)), False),
+        (((0.2, 0.92), (0.6, 0.88)), False),
+        (((0.6, 0.92), (0.2, 0.9 - 0.005)), False),
+        (((0.6, 0.92), (0.1, 0.80), (0.5, 0.91)), False),
+        (((0.6, 0.82), (0.2, 0.81)), False),
+        (((0.6, 0.92),), False),
+    ],
+    ids=["least at the end", "least before it", "crosses", "least before it, crosses", "at the limit", "and back", "none", "one"],
+)
+def test_a_knob_that_ends_above_the_limit_is_told(tried, ended):
+    found = [Tried({"forget": number}, left, task) for number, (left, task) in enumerate(tried)]
+    assert knob_at_its_end(found, mix_at_task(found, 0.9, 0.005)[0], 0.9, 0.005) == ended
+
+
+def test_what_is_cut_at_zero_is_cut_in_each_part_of_a_mixture():
+    """Of 100 texts the specialist solves 90 and who knows nothing 50: 30 right are -1/2, 70 are 1/2."""
+    right = {count: (np.arange(100) < count).astype(float) for count in (30, 50, 60, 70, 90)}
+    case = ("op", "tic")
+
+    def piece(fused: int, reference: int, share: float = 1.0) -> Piece:
+        return Piece("s", case, "op", right[fused], right[reference], right[90], right[50], (right[50],), share)
+
+    task = [Fused("s", case, right[90], right[90])]
+    whole = {count: mean_of_cases([piece(count, 60)], task) for count in (30, 70)}
+    assert [whole[count]["unshared_clipped"]["value"] for count in (30, 70)] == pytest.approx([0, 0.5])
+    assert [whole[count]["unshared_clipped_difference"]["value"] for count in (30, 70)] == pytest.approx([-0.25, 0.25])
+    assert [whole[count]["unshared_difference"]["value"] for count in (30, 70)] == pytest.approx([-0.75, 0.25])
+    mixed = mean_of_cases([piece(30, 60, 0.25), piece(70, 60, 0.75)], task)
+    for name in ("unshared", "unshared_clipped", "unshared_difference", "unshared_clipped_difference", "retention_clipped"):
+        on_line = 0.25 * whole[30][name]["value"] + 0.75 * whole[70][name]["value"]
+        assert mixed[name]["value"] == pytest.approx(on_line, abs=1e-12), name
+    assert mixed["unshared_clipped"]["value"] == pytest.approx(0.375), "not the .25 of cutting what is mixed"
+    assert (mixed["pieces"], mixed["unshared_pieces"], mixed["unshared_clipped"]["n"]) == (1, 1, 1)
+    # The same mixture on both sides: nothing is between them, in any resample.
+    shares = {30: 0.25, 70: 0.75}
+    same = [piece(one, other, shares[one] * shares[other]) for one in shares for other in shares]
+    found = mean_of_cases(same, task)["unshared_clipped_difference"]
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+class MadeUp:
+    """A bench of made-up answers: how many of 100 texts are right on OP, TiC and the task, by row and setting."""
+
+    source, split = SimpleNamespace(name="made up"), "validation"
+
+    def __init__(self, right: dict[str, dict[float, tuple[int, int, int]]]) -> None:
+        self._right = right
+
+    def place(self, part: str, row: str, method: str, parameters: dict[str, float], case: tuple[str, ...]) -> dict[str, Any]:
+        return {"row": row, "setting": parameters.get("forget", 0.0)}
+
+    def record_at(self, where: dict[str, Any]) -> dict[str, float]:
+        return {"norm": 1.0, "cosine_average": 1.0, "cosine_method": 1.0}
+
+    def fused_at(self, where: dict[str, Any]) -> dict[str, np.ndarray]:
+        counts = self._right[where["row"]][where["setting"]]
+        return {name: self._values(count) for name, count in zip(("op", "tic", "task"), counts, strict=True)}
+
+    def alone(self, model: str, rule: str) -> np.ndarray:
+        return self._values(90 if model == rule else 50)
+
+    @staticmethod
+    def _values(count: int) -> np.ndarray:
+        return (np.arange(100) < count).astype(float)
+
+
+def test_what_is_told_between_settings_is_on_the_line_it_was_chosen_on(tmp_path):
+    """In one setting a rule is below zero, in the next it is not: what is cut after mixing would be less."""
+    right = {
+        DEFAULT.name: {0.9: (30, 90, 92), FORGET: (60, 50, 80)},
+        "left": {0.9: (74, 66, 90), FORGET: (30, 58, 88)},
+        "average": {0.0: (80, 80, 90)},
+    }
+    rows = [Row(name, "x", "", "", tuple({"forget": at} if at else {} for at in of)) for name, of in right.items()]
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        conclude_ablations(run, MadeUp(right), [("op", "tic")], rows, 0.005)
+    found = {r["row"]: r["equal_task"] for r in read_records(tmp_path / "run") if r["kind"] == "ablation_result"}
+    # Left: (0, 1) and (1/4, 0) at 92 and 80, limit 89.5; of the variant (.6, .4) and (0, .2) at 90 and 88.
+    first, second = 2.5 / 12, 0.25
+    expected = {DEFAULT.name: (1 - first) * 0.5 + first * 0.125, "left": (1 - second) * 0.5 + second * 0.1, "average": 0.75}
+    for row, value in expected.items():
+        assert found[row]["unshared_clipped"]["value"] == pytest.approx(value), row
+        if row != DEFAULT.name:
+            apart = found[row]["difference"]
+            assert apart["value"] == pytest.approx(value - expected[DEFAULT.name]), row
+            assert apart["low"] <= apart["value"] <= apart["high"]
+    for row in (DEFAULT.name, "left"):
+        assert found[row]["task"]["value"] == pytest.approx(0.895)
+        assert not found[row]["knob_at_its_end"]
+    assert [share for _, share in found["left"]["mix"]] == pytest.approx([1 - second, second])
 
 
 def test_pairs_are_spread_over_the_rules():
@@ -271,16 +416,33 @@ def test_the_spectrum_of_changes_with_and_without_something_in_common():
             shares, energy = spectrum_of(shape(start), models)
             assert len(shares) == 20
             assert ((shares >= 0) & (shares <= 1)).all()
-            mean = sum(models) / 2 - shape(start)
-            assert energy.sum() == pytest.approx(float(mean.double().square().sum()), rel=1e-6)
-            above = energy[shares > 0.5].sum() / energy.sum()
-            assert (above > 0.999) == (models is alike)
+            squares = [float((model - shape(start)).double().square().sum()) for model in models]
+            assert energy.sum() == pytest.approx(sum(squares) / 2, rel=1e-6)
+        assert above_half(*spectrum_of(shape(start), alike)) > 0.98
     shares, _ = spectrum_of(start, [start + first, start + first])
     assert shares == pytest.approx(1, abs=1e-6)
     one = torch.zeros(60, 20)
     one[3, 4] = 2.0
     shares, energy = spectrum_of(start, [start + one, start])
     assert shares[energy > 1e-9] == pytest.approx([0.5], abs=1e-5)
+
+
+def above_half(shares: np.ndarray, energy: np.ndarray) -> float:
+    return float(energy[shares > 0.5].sum() / energy.sum())
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (40, 20), (20, 60)], ids=str)
+def test_chance_has_as_much_above_one_half_as_below(shape):
+    """A draw of these shapes is off by .04: the mean of 30 by .007. By the energy of the mean change they have .65 to .82."""
+    found = []
+    for seed in range(30):
+        start, first, second = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        shares, energy = spectrum_of(start, [start + first, start + second])
+        flipped_shares, flipped_energy = spectrum_of(start, [start + first, start - second])
+        assert flipped_shares[::-1] == pytest.approx(1 - shares, abs=1e-6)
+        assert flipped_energy[::-1] == pytest.approx(energy, rel=1e-5)
+        found.append(above_half(shares, energy))
+    assert np.mean(found) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +468,7 @@ def measured(source, tmp_path_factory) -> Path:
 def test_each_point_is_what_the_fused_model_says(measured, source, tmp_path):
     records = read_records(measured)
     points = {(r["row"], *r["parameters"].values()): r for r in records if r["kind"] == "point"}
-    assert len(points) == len([r for r in records if r["kind"] == "point"]) == len(VARIANTS) * 4 + 4 + 1 + len(BESIDE)
+    assert len(points) == len([r for r in records if r["kind"] == "point"]) == len(VARIANTS) * 4 + 4 + 1 + len(OTHER_METHODS)
     assert {r["part"] for r in points.values()} == {"ablations"}
     start, models = source.model("start"), [source.model(name) for name in ("op", "tic")]
     probes = choosing_probes(source, 60, 0)
@@ -349,7 +511,7 @@ def test_results_are_those_of_the_points(measured):
     assert all(alone[rule, rule] > alone["control", rule] + 0.2 for rule in ("op", "tic")), "it was there"
     assert next(r["cases"] for r in records if r["kind"] == "ablation_cases") == [["op", "tic"]]
     results = {r["row"]: r for r in records if r["kind"] == "ablation_result"}
-    assert list(results) == [*(one.name for one in VARIANTS), LENGTHENED, "average", *BESIDE]
+    assert list(results) == [*(one.name for one in VARIANTS), LENGTHENED, "average", *OTHER_METHODS]
     points = {(r["row"], *r["parameters"].values()): r["probes"] for r in records if r["kind"] == "point"}
 
     def left(of: dict[str, Any]) -> float:
@@ -372,12 +534,14 @@ def test_results_are_those_of_the_points(measured):
         assert at["allowed"] == is_allowed
         assert [share for _, share in at["mix"]] == pytest.approx([share for _, share in mix])
         assert at["task"]["value"] == pytest.approx(sum(share * tried[number].task for number, share in mix))
+        assert at["unshared_clipped"]["value"] == pytest.approx(sum(share * tried[number].retention for number, share in mix))
+        assert at["knob_at_its_end"] == knob_at_its_end(tried, mix, average, 0.005)
         assert ("difference" in at) == (row != DEFAULT.name)
         own = results[DEFAULT.name]
         for where in ("equal_task", "equal_norm"):
             here, method = result[where], own[where]
             if row != DEFAULT.name:
-                apart = here["unshared"]["value"] - method["unshared"]["value"]
+                apart = here["unshared_clipped"]["value"] - method["unshared_clipped"]["value"]
                 assert here["difference"]["value"] == pytest.approx(apart, abs=1e-9)
                 assert here["difference"]["low"] <= here["difference"]["value"] <= here["difference"]["high"]
                 assert here["task_difference"]["value"] == pytest.approx(
@@ -407,6 +571,21 @@ def test_an_interrupted_part_goes_on_to_the_same_facts(measured, source, tmp_pat
         ask(source, tmp_path / "none", variants=VARIANTS[1:])
 
 
+def test_other_methods_are_told_at_what_was_chosen_since(measured, source, tmp_path):
+    """Also where that is what they were asked at before: their defaults."""
+    shutil.copytree(measured, tmp_path / "run")
+
+    def said() -> dict[str, str]:
+        return {r["row"]: r["changes"] for r in read_records(tmp_path / "run") if r["kind"] == "ablation_result"}
+
+    before = said()
+    assert "the run has chosen none" in before["ties"]
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        run.add("chosen", part="pairs", source=source.name, row="ties", parameters={})
+    ask(source, tmp_path / "run")
+    assert said() == before | {"ties": "another method, at the setting chosen on pairs"}
+
+
 def test_spectra_are_of_pairs_that_differ_in_what_they_share(measured, source, tmp_path):
     spectra = [r for r in read_records(measured) if r["kind"] == "agreement_spectrum"]
     assert [(r["models"], r["group"]) for r in spectra] == [
@@ -417,6 +596,7 @@ def test_spectra_are_of_pairs_that_differ_in_what_they_share(measured, source, t
         values = list(record["quantiles"].values())
         assert values == sorted(values)
         assert record["above_half"] == pytest.approx(sum(record["histogram"][20:]), abs=1e-3)
+        assert record["above_half"] + record["flipped"] == pytest.approx(1, abs=1e-3)
     twin = tmp_path / "twin"
     shutil.copytree(source.path, twin)
     for name in ("tic+op", "tic+or"):
@@ -445,6 +625,7 @@ def test_the_report_has_the_numbers_of_the_records(measured, tmp_path):
         assert row[3].startswith(f"{at['unshared_clipped']['value']:.3f} [")
         assert row[5].startswith(f"{at['task']['value']:.3f} [")
         assert row[2].endswith("*") != at["allowed"]
+        assert row[2].endswith("(knob at its end)") == at["knob_at_its_end"]
     assert {row[0]: row[2].endswith("*") for row in tables["At the method's update norm, on validation data"].rows} == {
         name: not r["equal_norm"]["equal"] for name, r in results.items()
     }
@@ -454,3 +635,67 @@ def test_the_report_has_the_numbers_of_the_records(measured, tmp_path):
     assert [(one.name, len(one.figure.axes)) for one in pictures] == [("ablations", 4), ("agreement", 2)]
     nothing = [{"kind": "ablation_cases", "part": "ablations", "cases": []}]
     assert "nothing to compare" in ablations_blocks(nothing)[1].lines[0]
+
+
+def told(method: dict[str, Any], **variants: dict[str, Any]) -> list[str]:
+    """The first sentences of a report on made-up results at equal task accuracy, with changes to what is given of each."""
+
+    def result(row: str, aspect: str, of: dict[str, Any]) -> dict[str, Any]:
+        interval = {"value": 0.2, "low": 0.1, "high": 0.3}
+        here = {"unshared_clipped": interval, "task": interval, "difference": interval, "task_difference": interval}
+        settings = [{"parameters": {"forget": 0.9}, "unshared_clipped": 0.2, "task": 0.9, "norm": 1.0,
+                     "cosine_average": 1.0, "cosine_method": 1.0}]  # fmt: skip
+        at = {"allowed": True, "knob_at_its_end": False, "mix": [[{"forget": 0.9}, 1.0]], "norm": 1.0, **here}
+        return {"kind": "ablation_result", "part": "ablations", "source": "s", "row": row, "changes": "", "aspect": aspect,
+                "settings": settings, "equal_task": at | of,
+                "equal_norm": {"parameters": {"forget": 0.9}, "of_method": 1.0, "equal": True, **here}}  # fmt: skip
+
+    records = [
+        {"kind": "ablation_cases", "part": "ablations", "cases": [["op", "tic"]]},
+        result(DEFAULT.name, DEFAULT.aspect, method),
+        *(result(row, "sides", of) for row, of in variants.items()),
+        result(LENGTHENED, "beside", {}),
+        result("average", "beside", {}),
+    ]
+    related = {"at": {"forget": 0.99}, "norm": 1.0, "cosine_average": 1.0, "cosine_method": 1.0}
+    rows = [record["row"] for record in records[1:]]
+    records += [{"kind": "update_relation", "part": "ablations", "row": row, **related} for row in rows]
+    lead = next(block for block in ablations_blocks(records) if isinstance(block, Paragraphs))
+    return lead.lines[1:]
+
+
+def test_the_lead_compares_only_what_is_at_equal_task_accuracy():
+    less = {"difference": {"value": -0.2, "low": -0.3, "high": -0.1}}
+    unclear = {"difference": {"value": 0.0, "low": -0.1, "high": 0.1}}
+    variants: dict[str, dict[str, Any]] = {
+        "more": {}, "less": less, "unclear": unclear, "ended": {"knob_at_its_end": True},
+        "less, ended": less | {"knob_at_its_end": True}, "lost": {"allowed": False},
+    }  # fmt: skip
+    first, *rest = told({}, **variants)
+    assert first.startswith("At equal task accuracy the method leaves 0.200 [")
+    assert rest == [
+        "More is clearly left by: more.",
+        "Less is clearly left by: less.",
+        "At no setting keeps the task: lost.",
+        "Not compared, for their knob ends above the limit of accuracy: ended; less, ended.",
+    ]
+    for method, said in (({"allowed": False}, "No setting of the method keeps the task"),
+                         ({"knob_at_its_end": True}, "The method's knob ends above the limit of accuracy")):  # fmt: skip
+        lines = told(method, **variants)
+        assert lines[0].startswith(said)
+        assert "nothing is compared at equal accuracy" in lines[0]
+        assert not any("clearly" in line or line.startswith("At equal") for line in lines)
+
+
+def test_a_group_that_did_not_change_has_no_numbers(measured):
+    """As it is recorded, and as the report prints it."""
+    shares, energy = spectrum_of(torch.ones(6, 4), [torch.ones(6, 4)] * 2)
+    still = {"kind": "agreement_spectrum", "part": "ablations", "models": ["a", "b"], "about": "nothing", "group": MLP,
+             **described(shares, energy)}  # fmt: skip
+    assert (still["above_half"], still["flipped"], set(still["quantiles"].values())) == (None, None, {None})
+    (table,) = [block for block in ablations_blocks([still]) if isinstance(block, Table)]
+    assert table.rows == [["a and b", "nothing", MLP, *[""] * 7]]
+    spectra = [r for r in read_records(measured) if r["kind"] == "agreement_spectrum"]
+    (table,) = [block for block in ablations_blocks([*spectra, still]) if isinstance(block, Table)]
+    assert [row[3] for row in table.rows] == [*(f"{r['above_half']:.3f}" for r in spectra), ""]
+    assert [row[4] for row in table.rows] == [*(f"{r['flipped']:.3f}" for r in spectra), ""]

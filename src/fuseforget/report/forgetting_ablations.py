@@ -22,9 +22,13 @@ TITLE = "Which part of spectral consensus does the work?"
 TASK_NOTE = (
     "Each variant where it leaves least of the unshared shortcuts at a task accuracy at most "
     f"{100 * ALLOWANCE:g} point below the average's, on the straight lines between neighbouring settings of its knob; in "
-    "between, the answers of the two are mixed in proportion. Marked *: no setting keeps the task; the row is that of highest "
-    "accuracy, and no comparison at equal accuracy. Unshared left: as in the table of pairs, below 0 counts as 0. Differences: "
-    "to the method in the same place, the unshared without that cut; brackets are 95 % intervals of a paired bootstrap over "
+    "between, what the two leave and their accuracies are averaged in proportion. Marked *: no setting keeps the task; the row "
+    "is that of highest accuracy. Marked 'knob at its end': the strictest setting measured is still above that accuracy, "
+    "and a stricter one might leave less. Neither is a comparison at equal accuracy, and the sentences above leave both out; "
+    "where the method's own row is marked, no difference is at equal accuracy. Unmarked rows are above the limit where going on "
+    "to it leaves more, or where they have no knob. Unshared "
+    "left: as in the table of pairs, below 0 counts as 0 (for each setting, pair and rule). Differences: to the method in the "
+    "same place, of what is shown beside them; brackets are 95 % intervals of a paired bootstrap over "
     "examples and pairs, which do not allow for how many variants there are, nor for settings and values coming from the same "
     "texts. Norm: of the update, over all tensors, relative to the average's. The filter of a side that is as many times as long "
     "as the other as there are models does nothing, since along it what the models share never overlaps with what they do not: "
@@ -41,8 +45,10 @@ RELATION_NOTE = (
 )
 SPECTRUM_NOTE = (
     "Of each direction the share c of agreement, v'Tv / v'(T + N)v: 1 where both models changed alike, one half where one of "
-    "them changed alone, 0 where they changed against each other. By the energy of the mean change that goes along it, over all "
-    "matrices of a group; above one half is what the two have in common, or seem to by chance."
+    "them changed alone, 0 where they changed against each other. By the energy that both changes have along it, over all "
+    "matrices of a group. One sign flipped: the energy above 1/2 where one of the two changes is taken with the opposite sign, "
+    "which mirrors the spectrum. Changes that have nothing to do with each other have about as much of both, one half; by how "
+    "much more there is without the flip is what the two have in common."
 )
 ASPECTS = ("sides", "shape of the filter", "filtered tensors", "vectors and scale")
 
@@ -77,7 +83,7 @@ def ablations_blocks(records: Sequence[Record]) -> list[Block]:
             Details("Every setting of every variant", [_settings_table(results)]),
         ]
     if spectra:
-        caption = "Where the energy of two models' mean change is, by the directions' share of agreement; a line a pair."
+        caption = "Where the energy of two models' changes is, by the directions' share of agreement; a line a pair."
         picture = Picture("agreement", draw_agreement(spectra), caption, wide=True)
         blocks += [Pictures([picture]), _spectrum_table(spectra)]
     return blocks
@@ -94,15 +100,38 @@ def _lead(results: Mapping[str, Record], cases: Sequence[Sequence[str]]) -> list
     at = results[METHOD]["equal_task"]
     lines = [
         f"Told on validation texts of {source}, the ones settings are chosen on, for understanding; pairs: {pairs}.",
-        f"At equal task accuracy the method leaves {left(at['unshared_clipped'])} of the unshared shortcuts, the average "
+        f"{_how_told(at)} leaves {left(at['unshared_clipped'])} of the unshared shortcuts, the average "
         f"{left(results[AVERAGE]['equal_task']['unshared_clipped'])}.",
     ]
     variants = [r for row, r in results.items() if row != METHOD and r["aspect"] != BESIDE]
-    for words, sign in (("More", 1), ("Less", -1)):
-        clear = [r["row"] for r in variants if r["equal_task"]["allowed"] and _clearly(r["equal_task"]["difference"], sign)]
-        lines.append(f"{words} is clearly left by: {', '.join(clear) if clear else 'no variant'}.")
+    if _is_at_the_limit(at):
+        compared = [r for r in variants if _is_at_the_limit(r["equal_task"])]
+        for words, sign in (("More", 1), ("Less", -1)):
+            clear = [r["row"] for r in compared if _clearly(r["equal_task"]["difference"], sign)]
+            lines.append(f"{words} is clearly left by: {'; '.join(clear) if clear else 'no variant'}.")
     lost = [r["row"] for r in variants if not r["equal_task"]["allowed"]]
-    return [*lines, *([f"At no setting keeps the task: {', '.join(lost)}."] if lost else [])]
+    ended = [r["row"] for r in variants if r["equal_task"]["knob_at_its_end"]]
+    return [
+        *lines,
+        *([f"At no setting keeps the task: {'; '.join(lost)}."] if lost else []),
+        *([f"Not compared, for their knob ends above the limit of accuracy: {'; '.join(ended)}."] if ended else []),
+    ]
+
+
+def _how_told(of_method: Record) -> str:
+    """Where the method is, as the start of a sentence."""
+    if not of_method["allowed"]:
+        return "No setting of the method keeps the task, so nothing is compared at equal accuracy. At its highest accuracy it"
+    if of_method["knob_at_its_end"]:
+        return (
+            "The method's knob ends above the limit of accuracy, so nothing is compared at equal accuracy. At its best setting it"
+        )
+    return "At equal task accuracy the method"
+
+
+def _is_at_the_limit(at: Record) -> bool:
+    """Whether a row can be compared at equal task accuracy."""
+    return at["allowed"] and not at["knob_at_its_end"]
 
 
 def _clearly(difference: Record | None, sign: int) -> bool:
@@ -114,7 +143,7 @@ def _task_table(results: Mapping[str, Record]) -> Table:
     rows = []
     for row, r in results.items():
         at = r["equal_task"]
-        mark = "" if at["allowed"] else " *"
+        mark = ("" if at["allowed"] else " *") + (" (knob at its end)" if at["knob_at_its_end"] else "")
         rows.append([
             row, r["changes"], _mixed(at["mix"]) + mark, left(at["unshared_clipped"]), signed(at.get("difference")),
             cell(at["task"]), signed(at.get("task_difference")), f"{at['norm']:.2f}",
@@ -217,13 +246,18 @@ def draw_agreement(spectra: Sequence[Record]) -> Figure:
         panel.set_title(group, fontsize=10)
         panel.set_xlabel("share of agreement c")
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("energy of the mean change, density")
+    panels[0].set_ylabel("energy of the changes, density")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=8, ncols=2)
     return figure
 
 
 def _of(spectrum: Record) -> str:
     return f"{' and '.join(spectrum['models'])}: {spectrum['about']}"
+
+
+def _three_digits(value: float | None) -> str:
+    """Nothing where a group of tensors did not change."""
+    return "" if value is None else f"{value:.3f}"
 
 
 def _spectrum_table(spectra: Sequence[Record]) -> Table:
@@ -233,10 +267,9 @@ def _spectrum_table(spectra: Sequence[Record]) -> Table:
             " and ".join(r["models"]),
             r["about"],
             r["group"],
-            f"{r['above_half']:.3f}",
-            *(f"{r['quantiles'][q]:.3f}" for q in points),
+            *(_three_digits(value) for value in (r["above_half"], r["flipped"], *(r["quantiles"][q] for q in points))),
         ]
         for r in spectra
     ]
-    header = ["models", "have in common", "tensors", "energy above 1/2", *(f"{float(q):.0%}" for q in points)]
+    header = ["models", "have in common", "tensors", "energy above 1/2", "one sign flipped", *(f"{float(q):.0%}" for q in points)]
     return Table("The spectrum of agreement", header, rows, SPECTRUM_NOTE)

@@ -19,7 +19,18 @@ from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, Place, i
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT", "FORGET", "FORGETS", "VARIANTS", "Variant", "as_matrix", "average_of", "fuse_variant", "is_matrix"]
+__all__ = [
+    "BESIDE_THE_METHOD",
+    "DEFAULT",
+    "FORGET",
+    "FORGETS",
+    "VARIANTS",
+    "Variant",
+    "as_matrix",
+    "average_of",
+    "fuse_variant",
+    "is_matrix",
+]
 
 METHOD = METHODS["spectral_consensus"]
 FORGET = 0.99  # the method's own setting
@@ -81,6 +92,7 @@ class Variant:
 
 DEFAULT = Variant("spectral consensus", "nothing: the method")
 SIDES, SHAPE, TENSORS, REST = "sides", "shape of the filter", "filtered tensors", "vectors and scale"
+BESIDE_THE_METHOD = "beside"  # the aspect of what is no variant: the average, and other methods
 VARIANTS = (
     DEFAULT,
     Variant("left", "the left side alone is filtered", SIDES, sides="left"),

@@ -16,11 +16,12 @@ from fuseforget.studies.forgetting.contenders import AVERAGE
 from fuseforget.studies.forgetting.retained import Fused, Piece, mean_of_cases, point_values
 from fuseforget.studies.shortcuts.settings import TASK
 
-__all__ = ["LENGTHENED", "PART", "Mix", "Row", "conclude_ablations", "mix_at_task"]
+__all__ = ["LENGTHENED", "PART", "Mix", "Row", "conclude_ablations", "knob_at_its_end", "mix_at_task"]
 
 PART = "ablations"
 LENGTHENED = "average, lengthened"
 SAME_NORM = 0.01  # relative difference of norms that count as equal
+ROUNDING = 1e-9  # of shares of right answers
 RELATION = ("norm", "cosine_average", "cosine_method")
 Case = tuple[str, ...]
 Mix = tuple[tuple[int, float], ...]  # which settings, by number, and the share of each
@@ -47,14 +48,16 @@ def conclude_ablations(run: Run, bench: Bench, cases: Sequence[Case], rows: Sequ
     """Record an ``ablation_result`` and an ``update_relation`` for each row, unless the run has it.
 
     At equal task accuracy: the least unshared left at a task accuracy at most the allowance below the average's, on the straight
-    lines between neighbouring settings. Where that is between two of them, their answers are mixed in proportion, text by text.
-    Where none is allowed it is the setting of highest accuracy, and ``allowed`` is false.
+    lines between neighbouring settings. Where that is between two of them, what each leaves (with what is below zero cut off, in
+    resamples as well) and its accuracy are averaged in proportion: what is told is on the line that it is chosen on. Where none
+    is allowed it is the setting of highest accuracy, and ``allowed`` is false. Where the strictest setting is still above the
+    limit and the best is no mixture, the knob ended before the accuracies were equal: ``knob_at_its_end``.
 
     At equal norm: at the method's own setting; of a row with another knob at the setting that would be chosen. ``equal`` says
     whether the norm is the method's there.
 
-    Differences are to the method in the same comparison (task: at its setting for equal task; norm: at its default), with
-    intervals over examples and cases.
+    Differences, of ``unshared_clipped`` and of the task, are to the method in the same comparison (task: at its setting for equal
+    task; norm: at its default), with intervals over examples and cases.
     """
     found = _Answers(bench, cases)
     own = next(row for row in rows if row.name == DEFAULT.name)
@@ -72,13 +75,14 @@ def conclude_ablations(run: Run, bench: Bench, cases: Sequence[Case], rows: Sequ
             ratio = found.norm(row, found.whole(at)) / found.norm(own, default)
             is_own = row is own
             run.add(
-                "ablation_result", **where, changes=row.changes, aspect=row.aspect, average_task=task,
+                "ablation_result", **where, aspect=row.aspect, average_task=task,
                 settings=[
                     {"parameters": dict(parameters), **{name: one[name] for name in ("unshared_clipped", "task")}, **relation}
                     for parameters, one, relation in zip(row.settings, tried, relations, strict=True)
                 ],
                 equal_task={
-                    "allowed": is_allowed, "mix": [[dict(row.settings[number]), share] for number, share in mix],
+                    "allowed": is_allowed, "knob_at_its_end": knob_at_its_end(_as_tried(row, tried), mix, task, allowance),
+                    "mix": [[dict(row.settings[number]), share] for number, share in mix],
                     "norm": found.norm(row, mix), **found.compared(row, mix, None if is_own else (own, chosen), average),
                 },
                 equal_norm={
@@ -112,6 +116,16 @@ def mix_at_task(tried: Sequence[Tried], average: float, allowance: float) -> tup
     return min(mixes, key=lambda one: one[0])[1], True
 
 
+def knob_at_its_end(tried: Sequence[Tried], mix: Mix, average: float, allowance: float) -> bool:
+    """Whether the task's accuracy is above the limit because no stricter setting was tried.
+
+    Args:
+        tried: in the order of the knob, the strictest last; of one setting there is no knob.
+        mix: of :func:`mix_at_task`. One of two settings is at the limit.
+    """
+    return len(tried) > 1 and len(mix) == 1 and tried[-1].task > average - allowance + ROUNDING
+
+
 def _at_task(found: _Answers, row: Row, average: Row, task: float, allowance: float) -> tuple[Mix, bool]:
     points = [found.point(row, found.whole(number), average) for number in range(len(row.settings))]
     return mix_at_task(_as_tried(row, points), task, allowance)
@@ -134,7 +148,7 @@ def _as_tried(row: Row, points: Sequence[Record]) -> list[Tried]:
 def _where(bench: Bench, cases: Sequence[Case], row: Row) -> Record:
     return {
         "part": PART, "source": bench.source.name, "split": bench.split, "row": row.name, "method": row.method,
-        "parameters": [dict(one) for one in row.settings], "cases": [list(case) for case in cases],
+        "changes": row.changes, "parameters": [dict(one) for one in row.settings], "cases": [list(case) for case in cases],
     }  # fmt: skip
 
 
@@ -158,7 +172,8 @@ class _Answers:
         """Unshared left and the task with intervals, and their differences to a reference; None: there is none."""
         result = mean_of_cases(*self._pieces(row, mix, reference or (average, self.whole(0))))
         names = {"unshared_clipped": "unshared_clipped", "unshared": "unshared", "task": "task"}
-        names |= {} if reference is None else {"difference": "unshared_difference", "task_difference": "task_difference"}
+        if reference is not None:
+            names |= {"difference": "unshared_clipped_difference", "task_difference": "task_difference"}
         return {name: result[of] for name, of in names.items()}
 
     def norm(self, row: Row, mix: Mix) -> float:
@@ -176,25 +191,28 @@ class _Answers:
     def _pieces(self, row: Row, mix: Mix, reference: tuple[Row, Mix]) -> tuple[list[Piece], list[Fused]]:
         bench, pieces, tasks = self._bench, [], []
         for case in self._cases:
-            own, other = self._mixed(row, mix, case), self._mixed(*reference, case)
-            tasks.append(Fused(bench.source.name, case, own[TASK], other[TASK]))
+            own, others = self._parts(row, mix, case), self._parts(*reference, case)
+            tasks.append(Fused(bench.source.name, case, _mixed(own, TASK), _mixed(others, TASK)))
+            # What is left is cut at zero in each setting: a mixture with a mixture is a piece for each two of their settings.
             pieces += [
-                Piece(bench.source.name, case, rule, own[rule], other[rule], bench.alone(rule, rule), bench.alone(CONTROL, rule),
-                      tuple(bench.alone(name, rule) for name in case if name != rule))
-                for rule in case
+                Piece(bench.source.name, case, rule, one[rule], other[rule], bench.alone(rule, rule), bench.alone(CONTROL, rule),
+                      tuple(bench.alone(name, rule) for name in case if name != rule), share * share_of_other)
+                for rule in case for share, one in own for share_of_other, other in others
             ]  # fmt: skip
         return pieces, tasks
 
-    def _mixed(self, row: Row, mix: Mix, case: Case) -> dict[str, Values]:
-        parts = [(share, self._answers(row, number, case)) for number, share in mix]
-        if len(parts) == 1:
-            return parts[0][1]
-        return {
-            name: sum((share * one[name] for share, one in parts[1:]), parts[0][0] * parts[0][1][name]) for name in parts[0][1]
-        }
+    def _parts(self, row: Row, mix: Mix, case: Case) -> list[tuple[float, dict[str, Values]]]:
+        """The share and the answers of each setting of a mix."""
+        return [(share, self._answers(row, number, case)) for number, share in mix]
 
     def _answers(self, row: Row, number: int, case: Case) -> dict[str, Values]:
         key = (row.name, number, case)
         if key not in self._known:
             self._known[key] = self._bench.fused_at(self._place(row, number, case))
         return self._known[key]
+
+
+def _mixed(parts: Sequence[tuple[float, Mapping[str, Values]]], probe: str) -> Values:
+    """The answers on a probe, text by text in proportion."""
+    (share, first), *rest = parts
+    return sum((more * one[probe] for more, one in rest), share * first[probe])

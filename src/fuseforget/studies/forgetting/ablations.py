@@ -19,7 +19,7 @@ from fuseforget import stopping
 from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace
 from fuseforget.records import Record, Run
-from fuseforget.studies.forgetting.ablated import DEFAULT, FORGET, VARIANTS, Variant, average_of, fuse_variant
+from fuseforget.studies.forgetting.ablated import BESIDE_THE_METHOD, DEFAULT, FORGET, VARIANTS, Variant, average_of, fuse_variant
 from fuseforget.studies.forgetting.ablation_results import LENGTHENED, PART, Row, conclude_ablations
 from fuseforget.studies.forgetting.agreement import record_agreement
 from fuseforget.studies.forgetting.bench import CONTROL, START, Bench
@@ -34,10 +34,10 @@ from fuseforget.workers import Workers
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BESIDE", "MOST_PAIRS", "do_ablations", "lacking_ablations", "spread"]
+__all__ = ["MOST_PAIRS", "OTHER_METHODS", "do_ablations", "lacking_ablations", "spread"]
 
 MOST_PAIRS = 6
-BESIDE = ("ties", "tsv_m", "iso_c")  # rows of contenders, at their chosen settings
+OTHER_METHODS = ("ties", "tsv_m", "iso_c")  # rows of contenders, at their chosen settings
 Case = tuple[str, ...]
 Say = Callable[[str], None]
 Tensors = Mapping[str, "torch.Tensor"]
@@ -116,16 +116,18 @@ def _variant_rows(variants: Sequence[Variant]) -> list[Row]:
     """The variants, and the average at the method's norm."""
     rows = [Row(one.name, "ablated", one.changes, one.aspect, tuple({one.dial: at} for at in one.settings)) for one in variants]
     of_method = tuple({DEFAULT.dial: at} for at in DEFAULT.settings)
-    return [*rows, Row(LENGTHENED, "average", "the average's change, as long as the method's", "beside", of_method)]
+    return [*rows, Row(LENGTHENED, "average", "the average's change, as long as the method's", BESIDE_THE_METHOD, of_method)]
 
 
 def _rows_beside(run: Run, source: Source) -> list[Row]:
     """The average and other methods, at the settings that the run chose on pairs, or at their defaults."""
-    found = {row: run.find("chosen", part="pairs", source=source.name, row=row) for row in BESIDE}
-    said = {row: "chosen on pairs" if chosen else "its defaults: the run has chosen none" for row, chosen in found.items()}
+    found = {row: run.find("chosen", part="pairs", source=source.name, row=row) for row in OTHER_METHODS}
+    said = {
+        row: "the setting chosen on pairs" if chosen else "its defaults: the run has chosen none" for row, chosen in found.items()
+    }
     return [
-        Row(AVERAGE, "average", "nothing is filtered", "beside", ({},)),
-        *(Row(row, row, f"another method, at {said[row]}", "beside", (chosen["parameters"] if chosen else {},))
+        Row(AVERAGE, "average", "nothing is filtered", BESIDE_THE_METHOD, ({},)),
+        *(Row(row, row, f"another method, at {said[row]}", BESIDE_THE_METHOD, (chosen["parameters"] if chosen else {},))
           for row, chosen in found.items()),
     ]  # fmt: skip
 

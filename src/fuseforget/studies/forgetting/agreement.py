@@ -1,15 +1,17 @@
-"""The spectrum of agreement: of the directions in which two models changed, how much of their mean change each shares.
+"""The spectrum of agreement: of the directions in which two models changed, how far they changed alike.
 
 A direction's share of agreement c (:func:`fuseforget.studies.forgetting.filters.grams`) is 1 where both changed alike, one half
-where one changed alone, 0 where they changed against each other; so what is above one half is what two models have in common,
-and chance has as much below as above. Each counts by the energy of the mean change that goes along it.
+where one changed alone, 0 where they changed against each other. Each counts by the energy that both changes have along it, that
+of T + N. The sign of one change turned round exchanges T and N: c becomes 1 - c, and the energy stays. Two changes that have
+nothing to do with each other are as likely with either sign, so chance has as much above one half as below; what is more above
+than below is what two models have in common. By the energy of the mean change it would not be so: that is c times as much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +31,12 @@ from fuseforget.studies.shortcuts.settings import SHARED
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BINS", "Pair", "pairs_to_look_at", "record_agreement", "spectrum_of"]
+__all__ = ["BINS", "Pair", "described", "pairs_to_look_at", "record_agreement", "spectrum_of"]
 
 PART = "ablations"
 BINS = 40  # of the histogram, from 0 to 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+ROUNDING = 1e-6  # by which a share has to differ from one half to be above or below it
 Say = Callable[[str], None]
 Values = npt.NDArray[np.float64]
 
@@ -56,8 +59,10 @@ class Pair:
 def record_agreement(run: Run, sources: Sequence[Source], say: Say) -> None:
     """Record an ``agreement_spectrum`` for each pair of :func:`pairs_to_look_at` and each group, attention and MLP.
 
-    Of each: ``histogram``, shares of the energy in bins of equal width from 0 to 1; ``quantiles``, by energy; and
-    ``above_half``, the share of the energy in directions that the two have in common.
+    Of each: ``histogram``, shares of the energy in bins of equal width from 0 to 1; ``quantiles``, by energy; ``above_half``, the
+    share of the energy in directions in which the two changed alike more than against each other; and ``flipped``, the same
+    where one of the two changes has the opposite sign, which is what is below one half. Chance has as much of either. Of a group
+    that did not change quantiles and shares are None, and the histogram is zero.
     """
     for pair in pairs_to_look_at(sources):
         where = {"part": PART, "source": sources[0].name, "models": list(pair.names)}
@@ -73,7 +78,7 @@ def record_agreement(run: Run, sources: Sequence[Source], say: Say) -> None:
                 continue
             found = [spectrum_of(pair.start[name], [model[name] for model in pair.models]) for name in names]
             shares, energy = (np.concatenate(column) for column in zip(*found, strict=True))
-            run.add("agreement_spectrum", **where, about=pair.about, group=group, **_described(shares, energy))
+            run.add("agreement_spectrum", **where, about=pair.about, group=group, **described(shares, energy))
         of = " and ".join(pair.names)
         say(f"the spectrum of agreement of {of}, {pair.about}")
 
@@ -104,30 +109,34 @@ def pairs_to_look_at(sources: Sequence[Source]) -> list[Pair]:
 
 
 def spectrum_of(start: torch.Tensor, models: Sequence[torch.Tensor]) -> tuple[Values, Values]:
-    """The shares of agreement of two changes of a matrix's shorter side, ascending, and the mean change's energy along each.
+    """The shares of agreement of two changes of a matrix's shorter side, ascending, and both changes' energy along each.
 
     Returns:
-        Two arrays of the length of that side. The energies sum to the squared length of the mean change.
+        Two arrays of the length of that side. The energies sum to the mean of the changes' squared lengths.
     """
     changes = [as_matrix(model) - as_matrix(start) for model in models]
     if changes[0].shape[0] < changes[0].shape[1]:
         changes = [change.T for change in changes]
     mean, scatter = grams(changes, (1 / len(changes),) * len(changes))
     shares, directions = agreements(mean, scatter)
-    # With V^T (T + N) V = 1 the inverse of V is V^T (T + N): what of the mean goes along each direction.
-    along = directions.T @ (mean + scatter)
-    energy = shares.clamp(min=0) * along.square().sum(dim=1)
+    # With V^T (T + N) V = 1 the inverse of V is V^T (T + N), and T + N the sum of the squares of its rows, one a direction.
+    energy = (directions.T @ (mean + scatter)).square().sum(dim=1)
     return shares.clamp(0, 1).numpy(), energy.numpy()
 
 
-def _described(shares: Values, energy: Values) -> Mapping[str, object]:
+def described(shares: Values, energy: Values) -> Mapping[str, Any]:
+    """What :func:`record_agreement` records of directions' shares of agreement and energies."""
     total = energy.sum()
     order = np.argsort(shares, kind="stable")
     below = np.cumsum(energy[order])
     at = [float(shares[order][np.searchsorted(below, quantile * total)]) if total > 0 else None for quantile in QUANTILES]
+    above, flipped = (
+        float(energy[chosen].sum() / total) if total > 0 else None
+        for chosen in (shares > 0.5 + ROUNDING, shares < 0.5 - ROUNDING)
+    )
     histogram, _ = np.histogram(shares, bins=BINS, range=(0, 1), weights=energy / total if total > 0 else energy)
     return {
-        "directions": len(shares), "above_half": float(energy[shares > 0.5].sum() / total) if total > 0 else None,
+        "directions": len(shares), "above_half": above, "flipped": flipped,
         "quantiles": {f"{quantile:g}": value for quantile, value in zip(QUANTILES, at, strict=True)},
         "histogram": [float(value) for value in histogram],
     }  # fmt: skip

@@ -39,6 +39,8 @@ class Piece:
         specialist: of the model that knows it.
         control: of the model that learned no rule.
         others: of the case's other models.
+        share: what the piece counts: of a mixture of fused models each is a piece of its own, and their shares sum to one. So
+            what is cut at zero is cut in each, and a mixture is on the straight line between what it mixes.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Piece:
     specialist: Values
     control: Values
     others: tuple[Values, ...]
+    share: float = 1.0
 
     @property
     def floor(self) -> Values:
@@ -89,10 +92,11 @@ def mean_of_cases(pieces: Sequence[Piece], tasks: Sequence[Fused], *, seed: int 
         retention_clipped, unshared_clipped: the mean of what is above zero, so that a rule that is solved less often than by
             who never knew it makes up for no other.
         retention_difference, unshared_difference: the value less the average's.
+        retention_clipped_difference, unshared_clipped_difference: the same of what is above zero.
         task, task_difference: accuracy, and less the average's.
         by_source: by source, the values of retention, unshared and task.
         by_rule: by rule, the values of retention and unshared.
-        cases, pieces, unshared_pieces: how many there are, over all sources.
+        cases, pieces, unshared_pieces: how many there are, over all sources; a mixture is one.
     """
     found = _quantities(pieces, tasks, resamples=RESAMPLES, seed=seed)
     sources = list(dict.fromkeys(one.source for one in tasks))
@@ -106,13 +110,17 @@ def mean_of_cases(pieces: Sequence[Piece], tasks: Sequence[Fused], *, seed: int 
         **{name: _interval(points, draws, seed) for name, (points, draws) in found.items()},
         "by_source": by_source,
         "by_rule": {rule: {name: of[name] for name in ("retention", "unshared")} for rule, of in by_rule.items()},
-        "cases": len(tasks), "pieces": len(pieces), "unshared_pieces": sum(piece.is_unshared for piece in pieces),
+        "cases": len(tasks), "pieces": _count(pieces), "unshared_pieces": _count([one for one in pieces if one.is_unshared]),
     }  # fmt: skip
 
 
 def without_own(pieces: Sequence[Piece]) -> list[tuple[str, Case, str]]:
     """Which pieces have nothing unshared in their case: source, case and rule of each."""
     return [(one.source, one.case, one.rule) for one in pieces if not one.is_unshared]
+
+
+def _count(pieces: Sequence[Piece]) -> int:
+    return round(sum(one.share for one in pieces))
 
 
 class _Table:
@@ -127,11 +135,11 @@ class _Table:
         shape = (len(sources), len(cases))
         self._count, self._points, self._draws = np.zeros(shape), np.zeros(shape), np.zeros((resamples, *shape))
 
-    def add(self, source: str, case: Case, point: float, draws: Values) -> None:
+    def add(self, source: str, case: Case, point: float, draws: Values, share: float = 1.0) -> None:
         place = self._sources.index(source), self._cases.index(case)
-        self._count[place] += 1
-        self._points[place] += point
-        self._draws[(slice(None), *place)] += draws
+        self._count[place] += share
+        self._points[place] += share * point
+        self._draws[(slice(None), *place)] += share * draws
 
     def means(self) -> tuple[Values, Values]:
         """Sources x cases, and resamples x sources x cases; NaN where there is nothing."""
@@ -145,7 +153,7 @@ def _quantities(
     """Tables of each quantity: at the point, and in resamples."""
     everything = [*((one.source, one.case) for one in pieces), *((one.source, one.case) for one in tasks)]
     sources, cases = (list(dict.fromkeys(column)) for column in zip(*everything, strict=True)) if everything else ([], [])
-    kinds = ("", "_difference", "_clipped")
+    kinds = ("", "_difference", "_clipped", "_clipped_difference")
     names = (*(f"{name}{kind}" for name in ("retention", "unshared") for kind in kinds), "task", "task_difference")
     tables = {name: _Table(sources, cases, resamples) for name in names}
     # Another stream for each set of texts: their examples are resampled independently.
@@ -176,9 +184,15 @@ def _add(tables: dict[str, _Table], piece: Piece, means: _Means, name: str, floo
     # The few resamples in which a specialist is not above the floor have no retention.
     above = np.where(gap > 0, gap, np.nan)
     draws, drawn_average = ((of[row][1] - of[3][1]) / above for row in (0, 1))
-    tables[name].add(piece.source, piece.case, point, draws)
-    tables[f"{name}_clipped"].add(piece.source, piece.case, max(point, 0.0), np.maximum(draws, 0.0))
-    tables[f"{name}_difference"].add(piece.source, piece.case, point - average, draws - drawn_average)
+    clipped, clipped_average = (max(value, 0.0) for value in (point, average))
+    drawn_clipped, drawn_clipped_average = (np.maximum(value, 0.0) for value in (draws, drawn_average))
+    for kind, value, drawn in (
+        ("", point, draws),
+        ("_difference", point - average, draws - drawn_average),
+        ("_clipped", clipped, drawn_clipped),
+        ("_clipped_difference", clipped - clipped_average, drawn_clipped - drawn_clipped_average),
+    ):
+        tables[f"{name}{kind}"].add(piece.source, piece.case, value, drawn, piece.share)
 
 
 class _Means:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fuseforget.errors import InputError
@@ -15,7 +15,10 @@ ATTENTION, MLP, TABLE, OTHER = "attention", "MLP", "table", "other"
 WORDS_OF_ATTENTION = frozenset({"attention", "attn", "self_attn", "selfattention", "encdecattention", "crossattention"})
 WORDS_OF_MLP = frozenset({"intermediate", "output", "mlp", "ffn", "densereludense"})
 WORDS_OF_NORMS = re.compile(r"norm|^ln_")
-TABLES = re.compile(r"embed|(?:^|[._])emb(?:[._]|$)|(?:^|\.)(?:wte|wpe|lm_head|shared\.weight|predictions\.decoder)")
+# After the start of a name, a dot or an underscore; the method leaves the same names out.
+TABLES = re.compile(
+    r"(?<![^._])(?:embed|(?:word|tok)_emb|emb(?=[._])|(?:wte|wpe|lm_head)(?!\w)|shared\.weight|predictions\.decoder)"
+)
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
@@ -34,7 +37,7 @@ class Place:
     is_upper: bool | None = None
 
 
-def places_of(names: Iterable[str]) -> dict[str, Place]:
+def places_of(names: Collection[str]) -> dict[str, Place]:
     """Tell where tensors are by names such as BERT's, GPT-2's, Llama's and T5's.
 
     Args:
