@@ -129,6 +129,7 @@ def test_the_choice_is_the_least_left_among_what_keeps_the_task():
     assert choose(tried, 0.9, 0.01).parameters == {"x": 3}
     assert choose(tried, 0.9, 0.0).parameters == {"x": 4}
     assert choose(tried, 0.97).parameters == {"x": 4}  # none is allowed: the nearest
+    assert choose([*tried, Tried({"x": 5}, 0.1, 0.95)], 0.97).parameters == {"x": 5}, "of equally near ones the least left"
     with pytest.raises(InputError, match="one or more"):
         choose([], 0.9)
 

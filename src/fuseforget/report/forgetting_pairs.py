@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best", "draw_frontier", "pairs_blocks", "pairs_lead", "pairs_table", "undominated", "verdict"]
 
+OURS = "spectral_consensus"
 DEEPEST = 0.06  # below the average's task accuracy: what loses more is below the picture
 QUANTITIES = {"unshared_clipped": "unshared shortcuts left", "retention": "shortcuts left, shared ones included"}
 NOTE = (
@@ -162,24 +163,27 @@ def _frontiers(facts: ForgettingFacts) -> list[Picture]:
     for quantity, words in QUANTITIES.items():
         if all(r[quantity] is None for r in facts.tried):
             continue
+        told = " Right: the chosen settings on test data, with 95 % intervals." if facts.results("pairs") else ""
+        where = "Left: every" if told else "Every"
         caption = (
-            f"The frontier: {words} against the task's accuracy; the upper left is what fusing is to do. Left: every setting on "
-            "validation data, with a line through those that no other of the method beats in both. Right: the chosen settings on "
-            f"test data, with 95 % intervals. What loses more than {100 * DEEPEST:g} points is below the picture."
+            f"The frontier: {words} against the task's accuracy; the upper left is what fusing is to do. {where} "
+            "setting on validation data, with a line through those that no other of the method beats in both, thick for the scaled "
+            f"average and for spectral consensus; dotted: half a point below the average.{told} What loses more than "
+            f"{100 * DEEPEST:g} points is below the picture."
         )
         drawn.append(Picture(f"frontier-{quantity}", draw_frontier(facts, quantity), caption, wide=True))
     return drawn
 
 
 def draw_frontier(facts: ForgettingFacts, quantity: str) -> Figure:
-    """What is left against the task: all settings on validation data, and the chosen ones on test data."""
-    figure = blank_figure(11.0, 5.0)
-    panels = figure.subplots(1, 2)
+    """What is left against the task: all settings on validation data, and, once there are any, the chosen ones on test data."""
+    splits = ("validation", "test") if facts.results("pairs") else ("validation",)
+    figure = blank_figure(2.0 + 4.5 * len(splits), 5.0)
+    panels = figure.subplots(1, len(splits), squeeze=False)[0]
     rows = list(facts.contenders)
     looks = {row: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)]) for i, row in enumerate(rows)}
-    _draw_settings(panels[0], facts, quantity, looks)
-    _draw_chosen(panels[1], facts, quantity, looks)
-    for axes, split in zip(panels, ("validation", "test"), strict=True):
+    for axes, split, draw in zip(panels, splits, (_draw_settings, _draw_chosen), strict=False):
+        draw(axes, facts, quantity, looks)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#ddd", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -195,7 +199,8 @@ def _draw_settings(axes: Any, facts: ForgettingFacts, quantity: str, looks: dict
         points = [(r[quantity], r["task"]) for r in facts.tried if r["row"] == row and r[quantity] is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker, color=colour, markersize=4, alpha=0.75, label=row)
-            axes.plot(*zip(*undominated(points), strict=True), color=colour, linewidth=0.9, alpha=0.75)
+            thick = row in (SCALED, OURS)
+            axes.plot(*zip(*undominated(points), strict=True), color=colour, linewidth=2.2 if thick else 0.8, alpha=0.75)
     average = next((r["task"] for r in facts.tried if r["row"] == AVERAGE), None)
     if average is not None:
         _lower(axes, average)

@@ -38,7 +38,7 @@ def choose(tried: Sequence[Tried], average: float, allowance: float = ALLOWANCE)
 
     Returns:
         The setting with the least retention among those that are allowed, of equals the best at the task; where none is
-        allowed, the one with the highest task accuracy: it is the nearest to that.
+        allowed, the one with the highest task accuracy, of equals the least retention: it is the nearest to that.
 
     Raises:
         InputError: nothing to choose from.
@@ -46,7 +46,9 @@ def choose(tried: Sequence[Tried], average: float, allowance: float = ALLOWANCE)
     if not tried:
         raise InputError("settings to choose from", expected="one or more", found="none")
     good = [one for one in tried if allowed(one.task, average, allowance)]
-    return min(good, key=lambda one: (one.retention, -one.task)) if good else max(tried, key=lambda one: one.task)
+    if good:
+        return min(good, key=lambda one: (one.retention, -one.task))
+    return max(tried, key=lambda one: (one.task, -one.retention))
 
 
 def allowed(task: float, average: float, allowance: float = ALLOWANCE) -> bool:
