@@ -167,8 +167,8 @@ def _frontiers(facts: ForgettingFacts) -> list[Picture]:
         where = "Left: every" if told else "Every"
         caption = (
             f"The frontier: {words} against the task's accuracy; the upper left is what fusing is to do. {where} "
-            "setting on validation data, with a line through those that no other of the method beats in both, thick for the scaled "
-            f"average and for spectral consensus; dotted: half a point below the average.{told} What loses more than "
+            "setting on validation data, with a line through those that no other of the method beats in both, thick for the "
+            f"scaled average and for spectral consensus; dotted: half a point below the average.{told} What loses more than "
             f"{100 * DEEPEST:g} points is below the picture."
         )
         drawn.append(Picture(f"frontier-{quantity}", draw_frontier(facts, quantity), caption, wide=True))
