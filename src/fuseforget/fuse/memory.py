@@ -12,9 +12,9 @@ from fuseforget.methods.method import Method
 
 __all__ = ["compute_bytes", "memory_needed", "threads"]
 
-# Bytes of what surveys found that are held until the tensors are fused; the rest is computed again. Half of what models of 1.1
-# billion parameters in 16 bits have, so that these are fused within 2 GB.
-KEPT = 1 << 29
+# Bytes of what surveys found that are held until the tensors are fused; the rest is computed again. Enough for models of 1.1
+# billion parameters in 16 bits, where no matrix needs float64: nothing of these is computed twice.
+KEPT = 1 << 30
 LIBRARIES = 350_000_000  # bytes: torch and the compiler of loops (numba), once they are at work
 
 
