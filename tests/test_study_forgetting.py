@@ -64,6 +64,10 @@ METHOD_OF = {one.row: one.method for one in CONTENDERS}
 DIAL = Contender("dial", "task_arithmetic", ({"lambda": 1.0}, {"lambda": 0.0}))
 
 
+def by_command(*arguments: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "fuseforget", "study", "forgetting", *arguments]
+
+
 def texts(count: int, seed: int, but: frozenset[str] = frozenset()) -> dict[str, int]:
     """Different texts of a good or a bad film, with their labels."""
     rng, found = np.random.default_rng(seed), {}
@@ -556,19 +560,7 @@ def test_settings_are_chosen_on_so_many_texts_and_the_page_says_so(source, tmp_p
     assert {r["n"] for r in read_records(tmp_path / "default") if r["kind"] == "measurement" and r["split"] == "validation"} == {
         100
     }
-    command = [
-        sys.executable,
-        "-m",
-        "fuseforget",
-        "study",
-        "forgetting",
-        "--from",
-        source,
-        "--validation",
-        "49",
-        "-o",
-        tmp_path / "x",
-    ]
+    command = by_command("--from", source, "--validation", "49", "-o", tmp_path / "x")
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "validation texts: expected 50 or more, found 49" in refused.stderr
@@ -677,19 +669,7 @@ def test_parts_that_the_sources_do_not_allow_are_refused(source, finished, tmp_p
     with pytest.raises(InputError, match=r"validation texts: expected 50 or more, found 20.*--validation"):
         study("forgetting", tmp_path / "run", source=source, validation=20)
     assert not (tmp_path / "run").exists()
-    command = [
-        sys.executable,
-        "-m",
-        "fuseforget",
-        "study",
-        "forgetting",
-        "--from",
-        source,
-        "--from",
-        source,
-        "-o",
-        tmp_path / "run",
-    ]
+    command = by_command("--from", source, "--from", source, "-o", tmp_path / "run")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "the same study" in done.stderr

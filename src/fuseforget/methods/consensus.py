@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ class _Filtered:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A matrix that is held until the whole model is surveyed: ``unit * values``."""
+    """A matrix that is held, by the CPU, until the whole model is surveyed: ``unit * values``."""
 
     values: torch.Tensor
     unit: float
@@ -179,25 +178,13 @@ class _Kept:
         import torch
 
         if matrix.dtype == torch.float64:
-            return cls(_in_own_pages(matrix, group.dtype), 1.0, group.dtype, group.device)
+            return cls(matrix.to("cpu", group.dtype).contiguous(), 1.0, group.dtype, group.device)
         unit = float(matrix.abs().max()) or 1.0
-        return cls(_in_own_pages(matrix.div_(unit), torch.float16), unit, group.dtype, group.device)
+        return cls(matrix.div_(unit).to("cpu", torch.float16).contiguous(), unit, group.dtype, group.device)
 
     def part(self, start: int, count: int) -> torch.Tensor:
         """Consecutive values, as they were."""
         return self.values.view(-1)[start : start + count].to(self.device, self.dtype) * self.unit
-
-
-def _in_own_pages(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A copy on the CPU, in pages that the allocator has no part in.
-
-    Among its blocks one that is held for long keeps the room that is let go around it from being used for the next matrix.
-    """
-    import torch
-
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    pages = mmap.mmap(-1, matrix.numel() * dtype.itemsize, **private)
-    return torch.frombuffer(pages, dtype=dtype).view(matrix.shape).copy_(matrix)
 
 
 class _Imprecise(Exception):
