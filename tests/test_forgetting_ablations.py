@@ -120,8 +120,9 @@ def test_each_choice_changes_what_it_says():
             assert any(not torch.equal(found[name], method[name]) for name in SHAPES), variant.name
         if variant.scale != "none":
             wanted = [*lengthened] or filtered
-            squares = {name: (1 - FORGET) * length(average, base, [name]) ** 2
-                       + FORGET * sum(length(model, base, [name]) ** 2 / 2 for model in models) for name in wanted}  # fmt: skip
+            forget = setting if variant.shape == "wiener" else FORGET
+            squares = {name: (1 - forget) * length(average, base, [name]) ** 2
+                       + forget * sum(length(model, base, [name]) ** 2 / 2 for model in models) for name in wanted}  # fmt: skip
             assert length(found, base, wanted) ** 2 == pytest.approx(sum(squares.values()), rel=1e-4), variant.name
         if variant.scale == "each":
             assert all(length(found, base, [name]) ** 2 == pytest.approx(squares[name], rel=1e-4) for name in wanted)
