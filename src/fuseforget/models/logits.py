@@ -15,6 +15,7 @@ from fuseforget.models.batches import TOKEN_BUDGET, by_length, padded
 from fuseforget.models.heads import Parts, parts_of
 from fuseforget.models.lanes import in_lanes
 from fuseforget.models.language import LanguageModel, max_positions, padding_id
+from fuseforget.models.precast import precast
 from fuseforget.models.pretrained import some_names
 
 __all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "starts", "visit_logits"]
@@ -88,7 +89,8 @@ def visit_logits(
                         take(some, part.float())
 
     # A GPU works on one batch after another; autocast keeps the weights that it has cast from one to the next.
-    in_lanes(lane, reversed(groups), exact=exact, lanes=None if lm.model.device.type == "cpu" else 1)
+    with precast(lm.model, exact=exact):
+        in_lanes(lane, reversed(groups), exact=exact, lanes=None if lm.model.device.type == "cpu" else 1)
 
 
 def require_rows(lm: LanguageModel, rows: Sequence[Sequence[int]], *, least: int, why: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from fuseforget.models.batches import Batch
 from fuseforget.models.lanes import in_lanes
+from fuseforget.models.precast import precast
 from fuseforget.models.running import autocast
 
 __all__ = ["predict"]
@@ -43,7 +44,8 @@ def _on_cpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool
             logits[batch.rows] = model(input_ids=batch.input_ids, attention_mask=batch.mask).logits.float().numpy()
 
     largest_first = sorted(batches, key=lambda batch: -batch.input_ids.numel())
-    in_lanes(lane, largest_first, exact=exact, lanes=lanes)
+    with precast(model, exact=exact):
+        in_lanes(lane, largest_first, exact=exact, lanes=lanes)
 
 
 def _on_gpu(model: Any, batches: Sequence[Batch], logits: Logits, *, exact: bool) -> None:
