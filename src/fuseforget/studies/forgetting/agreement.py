@@ -20,6 +20,7 @@ from fuseforget import stopping
 from fuseforget.checkpoint import Checkpoint, file_sha256
 from fuseforget.records import Run
 from fuseforget.studies.forgetting.ablated import as_matrix, is_matrix
+from fuseforget.studies.forgetting.ablation_results import PART
 from fuseforget.studies.forgetting.bench import CONTROL, START
 from fuseforget.studies.forgetting.examined import PAIR
 from fuseforget.studies.forgetting.filters import agreements, grams
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BINS", "Pair", "described", "pairs_to_look_at", "record_agreement", "spectrum_of"]
 
-PART = "ablations"
 BINS = 40  # of the histogram, from 0 to 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ROUNDING = 1e-6  # by which a share has to differ from one half to be above or below it

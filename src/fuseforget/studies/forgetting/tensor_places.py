@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fuseforget.errors import InputError
+from fuseforget.fuse.settings import Depth, layer_of
 
 __all__ = ["ATTENTION", "MLP", "OTHER", "TABLE", "Place", "is_table", "places_of"]
 
@@ -19,7 +20,6 @@ WORDS_OF_NORMS = re.compile(r"norm|^ln_")
 TABLES = re.compile(
     r"(?<![^._])(?:embed|(?:word|tok)_emb|emb(?=[._])|(?:wte|wpe|lm_head)(?!\w)|shared\.weight|predictions\.decoder)"
 )
-LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,16 @@ def places_of(names: Collection[str]) -> dict[str, Place]:
     Raises:
         InputError: the name of a tensor of a layer says neither attention nor MLP nor a norm.
     """
-    layers = {name: (name[: found.start()], int(found[1]), name[found.end() :]) for name in names
-              if (found := LAYER.search(name)) is not None}  # fmt: skip
-    depths: dict[str, int] = {}
-    for stack, number, _ in layers.values():
-        depths[stack] = max(depths.get(stack, 0), number + 1)
+    depths = Depth.of(names).layers
     places = {}
     for name in names:
-        if name in layers:
-            stack, number, below = layers[name]
-            places[name] = Place(_kind(name, below), 2 * number >= depths[stack])
-        else:
+        found = layer_of(name)
+        if found is None:
             places[name] = Place(TABLE if is_table(name) else OTHER)
+        else:
+            stack, number = found
+            below = name.removeprefix(stack).partition(".")[2]
+            places[name] = Place(_kind(name, below), 2 * number >= depths[stack])
     return places
 
 
