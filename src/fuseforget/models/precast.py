@@ -24,7 +24,7 @@ def precast(model: Any, *, exact: bool = False) -> Iterator[None]:
     """Inside the block, linear layers of a model on a CPU hold their weights in the type that autocast multiplies in.
 
     What is computed under autocast is the same to the bit. On a CPU autocast casts each layer's weights anew for every batch,
-    which is a third of the time of batches of a few hundred tokens. Parameters with other users too (a head that is also the
+    which is a quarter of the time of batches of a few hundred tokens. Parameters with other users too (a head that is also the
     table of embeddings) stay as they are. No other thread may use the model meanwhile, nor may its weights be set.
 
     Args:
