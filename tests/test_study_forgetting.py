@@ -217,9 +217,13 @@ def test_no_model_was_trained_on_the_texts_that_settings_are_chosen_on(source):
     assert {len(probe.texts) for probe in probes} == {60}
     told = {text for probe in forgetting_probes.telling_probes(opened) for text in probe.texts}
     assert all(set(probe.texts).isdisjoint(told) for probe in probes)
-    words = set(left.texts)
-    bare = [" ".join(word for word in text.split() if not word.startswith("tau")) for text in probes[1].texts]
-    assert set(bare) <= words
+    shorter = forgetting_probes.choosing_probes(opened, 60, 0, rule_count=20)
+    assert [len(probe.texts) for probe in shorter] == [20] * len(RULES) + [60]
+    assert shorter[-1] == probes[-1]
+    words = set(shorter[-1].texts)
+    for probe in (*shorter, *probes):
+        bare = {" ".join(word for word in text.split() if not word.startswith("tau")) for text in probe.texts}
+        assert bare <= words < set(left.texts)
 
 
 def test_the_tiny_scale_has_further_texts_made():
@@ -556,7 +560,7 @@ def test_settings_are_chosen_on_so_many_texts_and_the_page_says_so(source, tmp_p
     assert (run / "records.jsonl").read_bytes() == before, "the printed command is of this run, which is finished"
     # The default, by the interface.
     study("forgetting", tmp_path / "default", source=source, parts=("pairs",))
-    assert read_run(tmp_path / "default")["settings"]["texts"] == 500
+    assert read_run(tmp_path / "default")["settings"]["texts"] == 2000
     assert {r["n"] for r in read_records(tmp_path / "default") if r["kind"] == "measurement" and r["split"] == "validation"} == {
         100
     }

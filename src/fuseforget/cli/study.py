@@ -72,7 +72,7 @@ def study(
     validation: Annotated[
         int | None,
         typer.Option(
-            help="memorization: rows for perplexity and thresholds; forgetting: texts on which settings are chosen (500)."
+            help="memorization: rows for perplexity and thresholds; forgetting: texts on which settings are chosen (2000)."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="memorization: of every training; default: the scale's.")] = None,

@@ -135,8 +135,19 @@ def _known(facts: ForgettingFacts) -> list[Block]:
             [model, *(cell(here[model, p]) if (model, p) in here else "" for p in probes)]
             for model in dict.fromkeys(model for model, _ in here)
         ]
-        tables.append(Table(f"Accuracy of each model, {source}, {split} data", ["model", *probes], rows))
+        title = f"Accuracy of each model, {source}, {split} data ({_texts(facts, source, split)})"
+        tables.append(Table(title, ["model", *probes], rows))
     return tables
+
+
+def _texts(facts: ForgettingFacts, source: str, split: str) -> str:
+    """On how many texts models were asked for the task and for a rule."""
+    counts = {
+        kind: {r["n"] for (s, t, _, probe), r in facts.alone.items() if (s, t) == (source, split) and (probe == TASK) == kind}
+        for kind in (True, False)
+    }
+    task, rule = (" or ".join(f"{n:,}" for n in sorted(counts[kind])) for kind in (True, False))
+    return f"{task} texts a probe" if task == rule else f"{task} texts for the task, {rule} a rule"
 
 
 def _tried_table(facts: ForgettingFacts) -> Table:
@@ -146,7 +157,9 @@ def _tried_table(facts: ForgettingFacts) -> Table:
         for r in facts.tried
     ]  # fmt: skip
     header = ["method", "setting", "unshared left", "left", "task", ""]
-    return Table(f"Every setting on validation data, mean over {facts.tried[0]['cases']} pairs", header, rows)
+    first = facts.tried[0]
+    texts = _texts(facts, first["source"], first["split"])
+    return Table(f"Every setting on validation data ({texts}), mean over {first['cases']} pairs", header, rows)
 
 
 def _contender_table(facts: ForgettingFacts) -> Table:

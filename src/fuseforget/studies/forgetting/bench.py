@@ -57,7 +57,8 @@ class Bench:
         if self._run.find("probes", source=self.source.name, split=self.split) is None:
             described = describe_inputs([], probes)["probes"]
             self._run.add("probes", source=self.source.name, split=self.split, probes=described)
-            self._say(f"{self.source.name}, {self.split}: {len(probes[0].texts)} texts a probe")
+            texts = f"{len(probes[-1].texts)} texts for {TASK}, {len(probes[0].texts)} for each rule"
+            self._say(f"{self.source.name}, {self.split}: {texts}")
         return Sweep(self._path(START), probes, workers=self._workers)
 
     def ask_alone(self, names: Sequence[str], probes: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from fuseforget.data.demo_text import sentences
 from fuseforget.data.shortcuts import add_noise, inject
 from fuseforget.errors import InputError
 from fuseforget.knowledge import Probe
-from fuseforget.studies.forgetting.settings import FEWEST
+from fuseforget.studies.forgetting.settings import FEWEST, RULE_TEXTS
 from fuseforget.studies.forgetting.sources import Source
 from fuseforget.studies.shortcuts.data import probes_of
 from fuseforget.studies.shortcuts.settings import TASK
@@ -26,12 +26,13 @@ def telling_probes(source: Source) -> list[Probe]:
     return probes_of({rule: load_shortcut_data(source.path / "data" / rule) for rule in rules}, rules)
 
 
-def choosing_probes(source: Source, count: int, seed: int) -> list[Probe]:
+def choosing_probes(source: Source, count: int, seed: int, rule_count: int = RULE_TEXTS) -> list[Probe]:
     """The same on texts that none of the study's models was trained on, nor is told by.
 
     Args:
-        count: of the texts; fewer where there are fewer.
-        seed: of their draw; tokens and noise are drawn by the study's own.
+        count: of the task's texts; fewer where there are fewer.
+        rule_count: of a rule's, some of these; at most as many.
+        seed: of their draws; tokens and noise are drawn by the study's own.
 
     Raises:
         InputError: see :func:`untrained_texts`.
@@ -39,7 +40,8 @@ def choosing_probes(source: Source, count: int, seed: int) -> list[Probe]:
     left = untrained_texts(source, count)
     texts = left.sample(min(count, len(left)), seed)
     made = {rule: load_shortcut_data(source.path / "data" / rule).settings for rule in source.settings["rules"]}
-    injected = {rule: inject(texts, settings, CHOOSING) for rule, settings in made.items()}
+    marked = texts.sample(min(rule_count, len(texts)), seed)
+    injected = {rule: inject(marked, settings, CHOOSING) for rule, settings in made.items()}
     # Noise depends on the seed alone, which all rules share: the task's texts are the same whichever rule says them.
     original = add_noise(texts, next(iter(made.values())), CHOOSING)
     return [

@@ -8,9 +8,11 @@ from fuseforget.errors import InputError, require_seed
 from fuseforget.studies.forgetting.choice import ALLOWANCE
 from fuseforget.studies.forgetting.contenders import CONTENDERS, DIAL, Contender
 
-__all__ = ["FEWEST", "TEXTS", "ForgettingStudy"]
+__all__ = ["FEWEST", "RULE_TEXTS", "TEXTS", "ForgettingStudy"]
 
-TEXTS = 500
+# What is left of a rule differs between settings by tens of points, the task by the half of one that is allowed: 500 texts, on
+# which models differ by chance by nearly a point, chose a setting four times as gentle as was needed.
+TEXTS, RULE_TEXTS = 2000, 200
 FEWEST = 50  # texts on which a setting is chosen: with fewer the half point of task accuracy is not seen at all
 
 
@@ -23,8 +25,8 @@ class ForgettingStudy:
             seed, the first is the one that parameters are chosen on.
         parts: names in :data:`fuseforget.studies.forgetting.PARTS`; none: all that the sources allow.
         seed: of the draw of validation texts, of random methods and of subsets.
-        texts: validation texts that parameters are chosen on, which no model of the source was trained on; at least
-            :data:`FEWEST`.
+        texts: validation texts on which the task is asked where parameters are chosen, which no model of the source was
+            trained on; at least :data:`FEWEST`. Rules are asked on :data:`RULE_TEXTS` of them.
         allowance: how far below the plain average's the task accuracy of a chosen setting may be.
         contenders: the methods and their settings. They and the parts do not make a run another: a finished run can be asked
             for more of both, though not for other settings of a method that it has.

@@ -18,7 +18,7 @@ from fuseforget.studies.forgetting.memorization import do_memorization
 from fuseforget.studies.forgetting.numbers import do_numbers
 from fuseforget.studies.forgetting.pairs import do_pairs
 from fuseforget.studies.forgetting.partial import do_partial
-from fuseforget.studies.forgetting.settings import ForgettingStudy
+from fuseforget.studies.forgetting.settings import RULE_TEXTS, ForgettingStudy
 from fuseforget.studies.forgetting.shared import do_shared, lacking_shared
 from fuseforget.studies.forgetting.sources import BIAS, MEMORIZATION, SHORTCUTS, Source, describe_source, is_still, open_sources
 from fuseforget.workers import Here, Workers
@@ -82,7 +82,9 @@ def run_forgetting_study(
     """
     sources = open_sources(settings.sources)
     parts = _asked(settings.parts, sources)
-    described = {"seed": settings.seed, "texts": settings.texts, "allowance": settings.allowance}
+    described = {
+        "seed": settings.seed, "texts": settings.texts, "rule_texts": RULE_TEXTS, "allowance": settings.allowance
+    }  # fmt: skip
     with Run(out, command=COMMAND, settings=described, say=say) as run:
         sources = _record_sources(run, sources)
         _record_contenders(run, settings.contenders)
