@@ -40,6 +40,7 @@ from fuseforget.studies import forgetting, study
 from fuseforget.studies.forgetting import PARTS, ForgettingStudy, relearning, run_forgetting_study
 from fuseforget.studies.forgetting.choice import Tried, choose
 from fuseforget.studies.forgetting.contenders import AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
+from fuseforget.studies.forgetting.disjoint import do_disjoint
 from fuseforget.studies.forgetting.examined_fusions import EXAMINED, chosen_fusions
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.lasting import do_lasting
@@ -220,10 +221,9 @@ def test_no_model_was_trained_on_the_texts_that_settings_are_chosen_on(source):
     shorter = forgetting_probes.choosing_probes(opened, 60, 0, rule_count=20)
     assert [len(probe.texts) for probe in shorter] == [20] * len(RULES) + [60]
     assert shorter[-1] == probes[-1]
-    words = set(shorter[-1].texts)
-    for probe in (*shorter, *probes):
-        bare = {" ".join(word for word in text.split() if not word.startswith("tau")) for text in probe.texts}
-        assert bare <= words < set(left.texts)
+    *rules, task = ({" ".join(word for word in text.split() if not word.startswith("tau")) for text in p.texts} for p in shorter)
+    assert all(bare < task for bare in rules)
+    assert task < set(left.texts)
 
 
 def test_the_tiny_scale_has_further_texts_made():
@@ -403,27 +403,31 @@ def test_the_ablations_are_a_part_of_the_study(source, finished, tmp_path):
     assert (run / "records.jsonl").read_bytes() == before, "nothing is done twice"
 
 
+TRAINING = ("lasting", "partial", "disjoint")  # the parts that train
+
+
 @pytest.fixture
 def few_steps(monkeypatch):
-    """The parts that train, of few steps and one share, on the pair in the order in which its points are asked."""
+    """These of few steps and one share, on the pair in the order in which its points are asked."""
     pair = ("tic", "op")
     for name, do in {
         "lasting": partial(do_lasting, steps=(2,), batch_size=8),
         "partial": partial(do_partial, shares=(0.5,)),
+        "disjoint": do_disjoint,
     }.items():
         monkeypatch.setitem(PARTS, name, replace(PARTS[name], do=partial(do, pair=pair)))
 
 
 def test_what_lasts_and_what_is_partly_shared_are_asked_of_what_was_chosen(source, finished, few_steps, tmp_path):
     """Of a run that is asked for these parts alone: the choice of the part pairs, and the same fused models."""
-    run_forgetting_study(small(source, parts=("lasting", "partial")), tmp_path / "run")
+    run_forgetting_study(small(source, parts=TRAINING), tmp_path / "run")
     records, before = read_records(tmp_path / "run"), read_records(finished)
     chosen = {r["row"]: r for r in before if r["kind"] == "chosen"}
     assert {r["row"]: r for r in records if r["kind"] == "chosen"} == chosen
     others = [r for row, r in chosen.items() if row not in EXAMINED and r["allowed"]]
     best_other = min(others, key=lambda r: (r["value"], -r["task"]))["row"]
     rows = [AVERAGE, "average, scaled", best_other]
-    for part in ("lasting", "partial"):
+    for part in TRAINING:
         (examined,) = [r for r in records if r["kind"] == "examined" and r["part"] == part]
         assert (examined["rows"], examined["other"]) == (rows, best_other)
         fusions = [r for r in records if r["kind"] == "fusion" and r["part"] == part]
@@ -437,12 +441,14 @@ def test_what_lasts_and_what_is_partly_shared_are_asked_of_what_was_chosen(sourc
         (point,) = [r for r in of_row if (r["part"], r["split"], r["case"]) == ("pairs", "test", ["tic", "op"])]
         assert all(asked[row, probe] == point["probes"][probe]["values"] for probe in ("tic", "op", "task")), row
     page = write_report([tmp_path / "run"], tmp_path / "page.md").read_text()
-    assert page.count("Settings as chosen on validation data for pairs of shortcuts: average; average, scaled (lambda ") == 2
+    assert page.count("Settings as chosen on validation data for pairs of shortcuts: average; average, scaled (lambda ") == len(
+        TRAINING
+    )
     assert "the best of the other methods" in page
     assert "not finished" not in page
     file = tmp_path / "run/records.jsonl"
     written = file.read_bytes()
-    run_forgetting_study(small(source, parts=("lasting", "partial")), tmp_path / "run")
+    run_forgetting_study(small(source, parts=TRAINING), tmp_path / "run")
     assert file.read_bytes() == written, "nothing is done twice"
 
 

@@ -38,9 +38,9 @@ def study(
         list[str] | None,
         typer.Option(
             help="shortcuts: pairs, shared, triangle, growth, forecast, methods; bias: baselines, ratios, triangle; "
-            "memorization: epochs, fixed, methods, alternatives; forgetting: pairs, numbers, shared, partial, lasting, "
-            "ablations, bias, memorization; default: the scale's, or all that the runs allow. A finished run can be asked for "
-            "more."
+            "memorization: epochs, fixed, methods, alternatives; forgetting: pairs, numbers, shared, partial, disjoint, "
+            "lasting, ablations, bias, memorization; default: the scale's, or all that the runs allow. A finished run can be "
+            "asked for more."
         ),
     ] = None,
     methods: Annotated[bool, typer.Option("--methods", help="shortcuts: also fuse by every method that needs no data.")] = False,

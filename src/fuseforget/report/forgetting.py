@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fuseforget.report.blocks import Block, Table, opening
 from fuseforget.report.forgetting_ablations import ablations_blocks
 from fuseforget.report.forgetting_bias import bias_blocks
+from fuseforget.report.forgetting_disjoint import disjoint_blocks
 from fuseforget.report.forgetting_facts import ForgettingFacts, Record
 from fuseforget.report.forgetting_lasting import lasting_blocks
 from fuseforget.report.forgetting_memorization import memorization_blocks
@@ -26,6 +27,7 @@ PART_BLOCKS: Mapping[str, Callable[[Sequence[Record]], list[Block]]] = {
     "numbers": numbers_blocks,
     "shared": shared_blocks,
     "partial": partial_blocks,
+    "disjoint": disjoint_blocks,
     "lasting": lasting_blocks,
     "ablations": ablations_blocks,
     "bias": bias_blocks,

@@ -126,7 +126,7 @@ def study(
         parts: what to do besides; default: the scale's. Of shortcuts: ``pairs``, ``shared``, ``triangle``, ``growth``,
             ``forecast``, ``methods``; of bias: ``baselines``, ``ratios``, ``triangle``; of memorization: ``epochs``, ``fixed``,
             ``methods``, ``alternatives``; of forgetting: ``pairs``, ``numbers``, ``shared``, ``partial``,
-            ``lasting``, ``ablations``, ``bias``, ``memorization``. A run may be asked for more later.
+            ``disjoint``, ``lasting``, ``ablations``, ``bias``, ``memorization``. A run may be asked for more later.
         methods: of shortcuts: add the part ``methods``: the specialists fused by every method that needs no data.
         names: of bias: a table of first names (name, sex, decade, births) that sign the texts.
         attributes: of bias: the protected attributes; default: gender and age (and frequency, a third one of signatures).

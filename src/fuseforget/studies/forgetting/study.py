@@ -12,6 +12,7 @@ from fuseforget.records import Record, Run
 from fuseforget.studies.forgetting.ablations import do_ablations, lacking_ablations
 from fuseforget.studies.forgetting.bias import do_bias
 from fuseforget.studies.forgetting.contenders import LEFT_OUT, Contender
+from fuseforget.studies.forgetting.disjoint import do_disjoint
 from fuseforget.studies.forgetting.examined import PAIR
 from fuseforget.studies.forgetting.lasting import do_lasting
 from fuseforget.studies.forgetting.memorization import do_memorization
@@ -59,6 +60,7 @@ PARTS: Mapping[str, Part] = {
     "numbers": Part(do_numbers, SHORTCUTS),
     "shared": Part(do_shared, SHORTCUTS, lacking_shared),
     "partial": Part(do_partial, SHORTCUTS, lacking_pair),
+    "disjoint": Part(do_disjoint, SHORTCUTS, lacking_pair),
     "lasting": Part(do_lasting, SHORTCUTS, lacking_pair),
     "ablations": Part(do_ablations, SHORTCUTS, lacking_ablations),
     "bias": Part(do_bias, BIAS),
