@@ -13,7 +13,7 @@ from fuseforget.data import Examples, ShortcutData, make_shortcut_data
 from fuseforget.knowledge import bootstrap_mean, knows_more
 from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.forgetting.examined import CONTROL, PAIR, ShortcutModels
-from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, record_fusion
+from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, fused_point
 from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion
 from fuseforget.studies.forgetting.lasting import shortcut_sources
 from fuseforget.studies.forgetting.probes import untrained_texts
@@ -91,17 +91,14 @@ def _measure(
     for kind in (SAME, OTHER):
         second = run.path / "models" / _name(study, kind)
         asked.append(Point(_where(study, SECOND, kind), (str(second),), (1.0,), names))
-        for fusion in fusions:
-            record_fusion(run, DISJOINT, study.name, [first, second], fusion)
-            base = str(study.start) if fusion.takes_base else None
-            asked.append(Point(
-                _where(study, fusion.row, kind), (str(first), str(second)), fusion.weights(2), names, fusion.method, base, seed,
-                fusion.parameters,
-            ))  # fmt: skip
+        asked += [
+            fused_point(run, DISJOINT, study, [first, second], fusion, _where(study, fusion.row, kind), seed)
+            for fusion in fusions
+        ]
     Sweep(study.start, study.probes, workers=workers).measure(run, asked, say=say)
 
 
-def _where(study: ShortcutModels, model: str, kind: str | None) -> dict[str, str | None]:
+def _where(study: ShortcutModels, model: str, kind: str | None) -> Record:
     return {"part": DISJOINT, "source": study.name, "model": model, "texts": kind}
 
 

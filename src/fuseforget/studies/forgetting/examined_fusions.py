@@ -18,9 +18,10 @@ from fuseforget.studies.forgetting.pairs import PART as PAIRS
 from fuseforget.studies.forgetting.pairs import choose_settings
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import Source
+from fuseforget.sweep import Point
 from fuseforget.workers import Workers
 
-__all__ = ["EXAMINED", "chosen_fusions", "fused_here", "record_fusion"]
+__all__ = ["EXAMINED", "chosen_fusions", "fused_here", "fused_point", "record_fusion"]
 
 # Rows of contenders. One more is examined, the best of the others: each costs trainings on every kind of data.
 EXAMINED = (AVERAGE, SCALED, "spectral_consensus", "consensus")
@@ -80,6 +81,25 @@ def fused_here(
             base = source.start if fusion.takes_base else None
             fuse(models, out, fusion.method, fusion.weights(len(models)), base=base, seed=seed, **parameters)
     return made
+
+
+def fused_point(
+    run: Run, part: str, source: ShortcutModels, models: Sequence[Path], fusion: Fusion, where: Record, seed: int
+) -> Point:  # fmt: skip
+    """What is asked of a fusion of models, for all probes of the source; how they are fused is recorded first.
+
+    Args:
+        where: what the records of the answers call it.
+        seed: of random methods.
+
+    Raises:
+        InputError: see :func:`record_fusion`.
+    """
+    record_fusion(run, part, source.name, models, fusion)
+    return Point(
+        where, tuple(map(str, models)), fusion.weights(len(models)), tuple(probe.name for probe in source.probes), fusion.method,
+        str(source.start) if fusion.takes_base else None, seed, fusion.parameters,
+    )  # fmt: skip
 
 
 def record_fusion(run: Run, part: str, source: str, models: Sequence[Path], fusion: Fusion) -> list[str]:

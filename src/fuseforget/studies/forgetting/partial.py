@@ -14,9 +14,9 @@ import numpy as np
 
 from fuseforget.data import ShortcutData, make_shortcut_data
 from fuseforget.knowledge import bootstrap_mean, knows_more, mean_retention
-from fuseforget.records import Run, decode_values
+from fuseforget.records import Record, Run, decode_values
 from fuseforget.studies.forgetting.examined import CONTROL, PAIR, ShortcutModels
-from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, record_fusion
+from fuseforget.studies.forgetting.examined_fusions import chosen_fusions, fused_point
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.lasting import shortcut_sources
 from fuseforget.studies.forgetting.settings import ForgettingStudy
@@ -83,19 +83,14 @@ def _measure(
     """Ask the first model and the control, and for each share the second model and every fusion, for both rules and the task."""
     first, names = source.model(pair[0]), tuple(probe.name for probe in source.probes)
 
-    def where(model: str, share: float | None) -> dict[str, str | float | None]:
+    def where(model: str, share: float | None) -> Record:
         return {"part": PARTIAL, "source": source.name, "model": model, "share": share}
 
     def alone(model: str, path: Path, share: float | None) -> Point:
         return Point(where(model, share), (str(path),), (1.0,), names)
 
     def fused(fusion: Fusion, second: Path, share: float) -> Point:
-        record_fusion(run, PARTIAL, source.name, [first, second], fusion)
-        base = str(source.start) if fusion.takes_base else None
-        return Point(
-            where(fusion.row, share), (str(first), str(second)), fusion.weights(2), names, fusion.method, base, seed,
-            fusion.parameters,
-        )  # fmt: skip
+        return fused_point(run, PARTIAL, source, [first, second], fusion, where(fusion.row, share), seed)
 
     asked = [alone(FIRST, first, None), alone(CONTROL, source.model(CONTROL), None)]
     for share in shares:
