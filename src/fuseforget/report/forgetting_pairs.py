@@ -142,11 +142,11 @@ def _known(facts: ForgettingFacts) -> list[Block]:
 
 def _texts(facts: ForgettingFacts, source: str, split: str) -> str:
     """On how many texts models were asked for the task and for a rule."""
-    counts = {
-        kind: {r["n"] for (s, t, _, probe), r in facts.alone.items() if (s, t) == (source, split) and (probe == TASK) == kind}
-        for kind in (True, False)
-    }
-    task, rule = (" or ".join(f"{n:,}" for n in sorted(counts[kind])) for kind in (True, False))
+    counts: dict[bool, set[int]] = {True: set(), False: set()}
+    for (of_source, of_split, _, probe), record in facts.alone.items():
+        if (of_source, of_split) == (source, split):
+            counts[probe == TASK].add(record["n"])
+    task, rule = (" or ".join(f"{n:,}" for n in sorted(counts[is_task])) for is_task in (True, False))
     return f"{task} texts a probe" if task == rule else f"{task} texts for the task, {rule} a rule"
 
 
