@@ -582,7 +582,7 @@ def test_other_methods_are_told_at_what_was_chosen_since(measured, source, tmp_p
     before = said()
     assert "the run has chosen none" in before["ties"]
     with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
-        run.add("chosen", part="pairs", source=source.name, row="ties", parameters={})
+        run.add("chosen", part="pairs", sources=[source.name], row="ties", parameters={})
     ask(source, tmp_path / "run")
     assert said() == before | {"ties": "another method, at the setting chosen on pairs"}
 

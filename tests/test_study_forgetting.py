@@ -366,11 +366,22 @@ def test_the_report_shows_it_and_says_how_to_repeat_it(source, finished, tmp_pat
 
 def test_settings_are_chosen_on_pairs_that_hold_each_rule_twice():
     rules = ("st", "op", "tic", "or", "and")
-    pairs = choosing_pairs(rules)
+    (pairs,) = choosing_pairs([rules])
     assert len(pairs) == len(set(pairs)) == 5
     assert [sum(rule in pair for pair in pairs) for rule in rules] == [2] * 5
     assert set(pairs) <= set(combinations(rules, 2))
-    assert choosing_pairs(("op", "tic")) == [("op", "tic")]
+    assert choosing_pairs([("op", "tic")]) == [[("op", "tic")]]
+
+
+def test_the_pairs_that_settings_are_chosen_on_are_dealt_out_among_sources():
+    rules = ("st", "op", "tic", "or", "and")
+    (ring,) = choosing_pairs([rules])
+    dealt = choosing_pairs([rules] * 3)
+    assert [len(pairs) for pairs in dealt] == [2, 2, 1]
+    assert sorted(pair for pairs in dealt for pair in pairs) == sorted(ring), "each once"
+    few = ("op", "tic")
+    assert choosing_pairs([few] * 3) == [[few]] * 3, "each source has one"
+    assert all(choosing_pairs([("a", "b", "c")] * 5))
 
 
 def test_the_ablations_are_a_part_of_the_study(source, finished, tmp_path):
@@ -464,16 +475,25 @@ def test_which_fusions_are_examined(tmp_path):
     first = Source(tmp_path / "s", "study shortcuts", {"rules": ["op", "tic"]}, 0)
 
     def examined(run, contenders):
-        return chosen_fusions(run, "lasting", first, ForgettingStudy(("s",), contenders=contenders), Here(), print)
+        return chosen_fusions(run, "lasting", [first], ForgettingStudy(("s",), contenders=contenders), Here(), print)
 
     with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
         for one in (*known, *others):
             value, task, allowed = values.get(one.row, (0.0, 0.9, True))
-            about = {"source": "s", "row": one.row, "parameters": {"x": value}, "value": value, "task": task, "allowed": allowed}
-            # What another part and another source chose is not what the pairs did.
+            about = {
+                "sources": ["s"],
+                "row": one.row,
+                "parameters": {"x": value},
+                "value": value,
+                "task": task,
+                "allowed": allowed,
+            }
+            # What another part chose, or was chosen on more sources, is not what was chosen on pairs of these.
             run.add("chosen", part="bias", **{**about, "parameters": {"x": 9.0}, "value": -1.0})
             run.add(
-                "chosen", part="pairs", **{**about, "source": "t", "parameters": {"x": 8.0}, "value": -value, "allowed": True}
+                "chosen",
+                part="pairs",
+                **{**about, "sources": ["s", "t"], "parameters": {"x": 8.0}, "value": -value, "allowed": True},
             )
             run.add("chosen", part="pairs", **about)
         found = examined(run, (*known, *others))
@@ -488,15 +508,52 @@ def test_which_fusions_are_examined(tmp_path):
     ]  # fmt: skip
 
 
+def again(source: Path, to: Path, seed: int) -> Path:
+    """A copy of a finished study that says that it has another seed, and so was trained on other texts."""
+    copy = to / f"again-{seed}"
+    shutil.copytree(source, copy)
+    settings = read_run(source)["settings"]
+    trained = read_splits(settings["data"])[0].sample(settings["sentences"], seed).sha256
+    begun = copy / "run.json"
+    text = re.sub(r'(  "seed": )0', rf"\g<1>{seed}", begun.read_text())
+    begun.write_text(text.replace(settings["data_sha256"]["train"], trained))
+    return copy
+
+
+def test_settings_are_chosen_on_texts_of_all_sources(source, finished, tmp_path):
+    """A finished run that is given another source has settings chosen anew, on the pairs that are dealt to each of the two."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    second = again(source, tmp_path, 5)
+    both = replace(small(source, parts=("pairs",)), sources=(str(source), str(second)))
+    records = run_forgetting_study(both, run)
+    first = [r for r in records if r["kind"] in ("chosen", "tried") and r["sources"] == ["shortcuts"]]
+    assert first == [r for r in read_records(finished) if r["kind"] in ("chosen", "tried")], "what was chosen before stays"
+    points = [r for r in records if r["kind"] == "point" and r["split"] == "validation"]
+    dealt = choosing_pairs([RULES, RULES])
+    assert {tuple(r["case"]) for r in points if r["source"] == "again-5"} == set(dealt[1])
+    found = ForgettingFacts(records)
+    assert {tuple(r["sources"]) for r in [*found.tried, *found.chosen.values()]} == {("shortcuts", "again-5")}
+    for tried in found.tried:
+        of_setting = [r for r in points if (r["row"], r["parameters"]) == (tried["row"], tried["parameters"])]
+        used = [r for r in of_setting if tuple(r["case"]) in dealt[r["source"] == "again-5"]]
+        assert len(used) == sum(map(len, dealt)) == tried["cases"]
+        assert tried["task"] == pytest.approx(np.mean([decode_values(r["probes"]["task"]["values"]).mean() for r in used]))
+    average = next(r["task"] for r in found.tried if r["row"] == AVERAGE)
+    for one in SOME:
+        tried = [Tried(r["parameters"], r["unshared_clipped"], r["task"]) for r in found.tried if r["row"] == one.row]
+        assert found.chosen[one.row]["parameters"] == choose(tried, average).parameters
+    results = [r for r in records if r["kind"] == "forgetting_result" and len(r["sources"]) == 2]
+    assert {r["row"]: r["parameters"] for r in results} == {row: r["parameters"] for row, r in found.chosen.items()}
+    assert found.results("pairs") == results, "none of the settings that were chosen before"
+    page = write_report([run], tmp_path / "page.md").read_text()
+    assert "mean over 3 pairs of shortcuts, again-5" in page
+    assert "on test data: 6 pairs of shortcuts, again-5" in page
+
+
 def test_sources_that_come_later_are_asked_once_each(source, few_steps, tmp_path, monkeypatch):
     """Three sources, the last two given later, stopped in each: nothing is trained twice but what was not recorded yet."""
-    sources = [source]
-    for seed in (5, 6):
-        copy = tmp_path / f"again-{seed}"
-        shutil.copytree(source, copy)
-        begun = copy / "run.json"
-        begun.write_text(re.sub(r'(  "seed": )0', rf"\g<1>{seed}", begun.read_text()))
-        sources.append(copy)
+    sources = [source, again(source, tmp_path, 5), again(source, tmp_path, 6)]
     asked = ForgettingStudy((str(source),), ("lasting",), texts=80, contenders=SOME[:1], dial=None)
     more = replace(asked, sources=tuple(map(str, sources)))
     trained: list[str] = []
@@ -527,7 +584,8 @@ def test_sources_that_come_later_are_asked_once_each(source, few_steps, tmp_path
     assert len(trained) == 3 * 4 * 3 + 3
     assert Counter(trained)[str(source / "models/op")] == 3 + 1, "the one that was stopped"
     assert sum(r["kind"] == "measurement" and "step" in r for r in records) == 3 * 4 * 3 * 3, "a record a probe"
-    assert {r["source"] for r in records if r["kind"] == "chosen"} == {"shortcuts"}
+    names = ["shortcuts", "again-5", "again-6"]
+    assert [r["sources"] for r in records if r["kind"] == "chosen"] == [names[:1], names]
     # The copies are the same models: what they answer is known.
     of = {name: {(r["model"], r["probe"], r["precision"]): r["values"] for r in records if r["kind"] == "measurement"
                  and r["source"] == name and "precision" in r} for name in ("shortcuts", "again-5", "again-6")}  # fmt: skip
@@ -543,7 +601,7 @@ def test_sources_that_come_later_are_asked_once_each(source, few_steps, tmp_path
     assert (run / "records.jsonl").read_bytes() == before
     page = write_report([run], tmp_path / "page.md").read_text()
     assert "Sources: shortcuts, again-5, again-6; means over them." in page
-    assert "chosen on validation data for pairs of shortcuts: average; no other method kept the task." in page
+    assert "chosen on validation data for pairs of shortcuts, again-5, again-6: average; no other method kept the task." in page
 
 
 def test_settings_are_chosen_on_so_many_texts_and_the_page_says_so(source, tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ class ForgettingFacts:
         sources: in their order.
         contenders: by row, in the order of the comparison.
         results: the ``forgetting_result`` records of each part.
-        tried, chosen: settings of the pairs on validation data, and the best of each row; other parts choose for themselves.
+        tried, chosen: settings on pairs on validation data, and the best of each row, on the last sources that the run chose on;
+            the parts of bias and memorization choose for themselves.
         alone: measurements of models that fuse nothing, by source, split, model and probe.
         unlearned: specialists that have nothing to forget.
     """
@@ -31,8 +32,10 @@ class ForgettingFacts:
         self.sources = [r for r in records if r["kind"] == "source"]
         self.contenders = {r["row"]: r for r in records if r["kind"] == "contender"}
         self.asked = [r["name"] for r in records if r["kind"] == "asked"]
-        self.tried = [r for r in records if r["kind"] == "tried" and r["part"] == "pairs"]
-        self.chosen = {r["row"]: r for r in records if r["kind"] == "chosen" and r["part"] == "pairs"}
+        on_pairs = [r for r in records if r["kind"] in ("tried", "chosen") and r["part"] == "pairs"]
+        on_last = [r for r in on_pairs if r["sources"] == on_pairs[-1]["sources"]]
+        self.tried = [r for r in on_last if r["kind"] == "tried"]
+        self.chosen = {r["row"]: r for r in on_last if r["kind"] == "chosen"}
         self.points = [r for r in records if r["kind"] == "point"]
         self.unlearned = [r for r in records if r["kind"] == "unlearned"]
         self.left_out = [r for r in records if r["kind"] == "left_out"]
@@ -48,10 +51,14 @@ class ForgettingFacts:
                 self._results.setdefault(record["part"], []).append(record)
 
     def results(self, part: str, **where: object) -> list[Record]:
-        """A part's results, the last of each row and setting, in the order of the contenders."""
+        """A part's results for the last sources that it has any of, in the order of the contenders.
+
+        Of a row and setting the last. Those for fewer sources may be of settings that were chosen on these.
+        """
+        of_part = self._results.get(part, [])
         found: dict[str, Record] = {}
-        for record in self._results.get(part, []):
-            if all(record.get(name) == value for name, value in where.items()):
+        for record in of_part:
+            if record["sources"] == of_part[-1]["sources"] and all(record.get(name) == value for name, value in where.items()):
                 found[f"{record['row']} {record['parameters']}"] = record
         order = list(self.contenders)
         return sorted(found.values(), key=lambda r: order.index(r["row"]) if r["row"] in order else len(order))
@@ -81,7 +88,7 @@ def examined_line(records: Sequence[Record], part: str, models: Sequence[str]) -
     if not found:
         return []
     last = found[-1]
-    chosen = {r["row"]: r for r in records if r["kind"] == "chosen" and r["part"] == "pairs" and r["source"] == last["source"]}
+    chosen = {r["row"]: r for r in records if r["kind"] == "chosen" and r["part"] == "pairs" and r["sources"] == last["sources"]}
     said = []
     for row in last["rows"]:
         words = [
@@ -91,7 +98,8 @@ def examined_line(records: Sequence[Record], part: str, models: Sequence[str]) -
         ]
         said.append(f"{row} ({', '.join(words)})" if words else row)
     none = "" if last["other"] is not None else "; no other method kept the task"
-    return [f"Settings as chosen on validation data for pairs of {last['source']}: {'; '.join(said)}{none}."]
+    sources = ", ".join(last["sources"])
+    return [f"Settings as chosen on validation data for pairs of {sources}: {'; '.join(said)}{none}."]
 
 
 def setting(parameters: Mapping[str, Any]) -> str:

@@ -135,16 +135,16 @@ def _known(facts: ForgettingFacts) -> list[Block]:
             [model, *(cell(here[model, p]) if (model, p) in here else "" for p in probes)]
             for model in dict.fromkeys(model for model, _ in here)
         ]
-        title = f"Accuracy of each model, {source}, {split} data ({_texts(facts, source, split)})"
+        title = f"Accuracy of each model, {source}, {split} data ({_texts(facts, [source], split)})"
         tables.append(Table(title, ["model", *probes], rows))
     return tables
 
 
-def _texts(facts: ForgettingFacts, source: str, split: str) -> str:
+def _texts(facts: ForgettingFacts, sources: Sequence[str], split: str) -> str:
     """On how many texts models were asked for the task and for a rule."""
     counts: dict[bool, set[int]] = {True: set(), False: set()}
     for (of_source, of_split, _, probe), record in facts.alone.items():
-        if (of_source, of_split) == (source, split):
+        if of_source in sources and of_split == split:
             counts[probe == TASK].add(record["n"])
     task, rule = (" or ".join(f"{n:,}" for n in sorted(counts[is_task])) for is_task in (True, False))
     return f"{task} texts a probe" if task == rule else f"{task} texts for the task, {rule} a rule"
@@ -158,8 +158,9 @@ def _tried_table(facts: ForgettingFacts) -> Table:
     ]  # fmt: skip
     header = ["method", "setting", "unshared left", "left", "task", ""]
     first = facts.tried[0]
-    texts = _texts(facts, first["source"], first["split"])
-    return Table(f"Every setting on validation data ({texts}), mean over {first['cases']} pairs", header, rows)
+    texts = _texts(facts, first["sources"], first["split"])
+    over = f"{first['cases']} pairs of {', '.join(first['sources'])}"
+    return Table(f"Every setting on validation data ({texts}), mean over {over}", header, rows)
 
 
 def _contender_table(facts: ForgettingFacts) -> Table:

@@ -24,6 +24,7 @@ from fuseforget.studies.forgetting.ablation_results import LENGTHENED, PART, Row
 from fuseforget.studies.forgetting.agreement import record_agreement
 from fuseforget.studies.forgetting.bench import CONTROL, START, Bench
 from fuseforget.studies.forgetting.contenders import AVERAGE
+from fuseforget.studies.forgetting.pairs import chosen_record
 from fuseforget.studies.forgetting.probes import VALIDATION
 from fuseforget.studies.forgetting.retained import Piece
 from fuseforget.studies.forgetting.settings import ForgettingStudy
@@ -81,7 +82,7 @@ def do_ablations(
     about = {"part": PART, "source": bench.source.name, "cases": [list(case) for case in cases]}
     if run.find("ablation_cases", **about) is None:
         run.add("ablation_cases", **about)
-    rows = [*_variant_rows(variants), *_rows_beside(run, bench.source)]
+    rows = [*_variant_rows(variants), *_rows_beside(run, sources)]
     for case in cases:
         _ask(run, bench, case, rows, {one.name: one for one in variants}, settings.seed)
     if cases:
@@ -119,9 +120,9 @@ def _variant_rows(variants: Sequence[Variant]) -> list[Row]:
     return [*rows, Row(LENGTHENED, "average", "the average's change, as long as the method's", BESIDE_THE_METHOD, of_method)]
 
 
-def _rows_beside(run: Run, source: Source) -> list[Row]:
+def _rows_beside(run: Run, sources: Sequence[Source]) -> list[Row]:
     """The average and other methods, at the settings that the run chose on pairs, or at their defaults."""
-    found = {row: run.find("chosen", part="pairs", source=source.name, row=row) for row in OTHER_METHODS}
+    found = {row: chosen_record(run, sources, row) for row in OTHER_METHODS}
     said = {
         row: "the setting chosen on pairs" if chosen else "its defaults: the run has chosen none" for row, chosen in found.items()
     }

@@ -53,7 +53,7 @@ def do_disjoint(
         InputError: a source without a specialist, or without texts that none of its models was trained on.
     """
     if fusions is None:
-        fusions = chosen_fusions(run, DISJOINT, sources[0], settings, workers, say)
+        fusions = chosen_fusions(run, DISJOINT, sources, settings, workers, say)
     studies = shortcut_sources(sources, pair)
     for source, study in zip(sources, studies, strict=True):
         data = second_data(source, study, pair[1])

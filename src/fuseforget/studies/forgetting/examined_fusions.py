@@ -14,8 +14,7 @@ from fuseforget.records import Record, Run
 from fuseforget.studies.forgetting.contenders import AVERAGE, SCALED
 from fuseforget.studies.forgetting.examined import ShortcutModels
 from fuseforget.studies.forgetting.fusions import Fusion
-from fuseforget.studies.forgetting.pairs import PART as PAIRS
-from fuseforget.studies.forgetting.pairs import choose_settings
+from fuseforget.studies.forgetting.pairs import choose_settings, chosen_record
 from fuseforget.studies.forgetting.settings import ForgettingStudy
 from fuseforget.studies.forgetting.sources import Source
 from fuseforget.sweep import Point
@@ -29,9 +28,9 @@ Say = Callable[[str], None]
 
 
 def chosen_fusions(
-    run: Run, part: str, source: Source, settings: ForgettingStudy, workers: Workers, say: Say
+    run: Run, part: str, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say
 ) -> tuple[Fusion, ...]:  # fmt: skip
-    """The contenders of :data:`EXAMINED` and the best of the others, each at its setting for pairs of the source.
+    """The contenders of :data:`EXAMINED` and the best of the others, each at its setting for pairs.
 
     What is not chosen yet is chosen first (:func:`fuseforget.studies.forgetting.pairs.choose_settings`). The best is the one
     with the least left of what is unshared among those that keep the task on validation data; where none does there is none.
@@ -40,19 +39,20 @@ def chosen_fusions(
     Raises:
         InputError: no specialist learned its rule.
     """
-    chosen = choose_settings(run, source, settings, workers, say)
-    other = _best_other(run, source.name, [row for row in chosen if row not in EXAMINED])
+    chosen = choose_settings(run, sources, settings, workers, say)
+    other = _best_other(run, sources, [row for row in chosen if row not in EXAMINED])
     rows = [*(row for row in EXAMINED if row in chosen), *([] if other is None else [other])]
-    where = {"part": part, "source": source.name, "contenders": list(chosen), "rows": rows, "other": other}
+    names = [source.name for source in sources]
+    where = {"part": part, "sources": names, "contenders": list(chosen), "rows": rows, "other": other}
     if run.find("examined", **where) is None:
         run.add("examined", **where)
-        say(f"{part}: {'; '.join(rows)} at the settings chosen on {source.name}")
+        say(f"{part}: {'; '.join(rows)} at the settings chosen on {', '.join(names)}")
     contenders = {one.row: one for one in settings.contenders}
     return tuple(Fusion.of(contenders[row], chosen[row]) for row in rows)
 
 
-def _best_other(run: Run, source: str, rows: Sequence[str]) -> str | None:
-    found = [run.find("chosen", part=PAIRS, source=source, row=row) for row in rows]
+def _best_other(run: Run, sources: Sequence[Source], rows: Sequence[str]) -> str | None:
+    found = [chosen_record(run, sources, row) for row in rows]
     sound = [record for record in found if record is not None and record["allowed"]]
     if not sound:
         return None
@@ -122,6 +122,6 @@ def record_fusion(run: Run, part: str, source: str, models: Sequence[Path], fusi
         before = f"{known['method']} {known['parameters']}"
         raise InputError(
             f"fusion {fusion.row}", expected=f"what the run calls so, {before}", found=f"{fusion.method} {fusion.parameters}",
-            action="Give it another name.",
+            action="Give it another name, or another directory: a run that is given more sources chooses settings anew.",
         )  # fmt: skip
     return names

@@ -37,7 +37,7 @@ def do_lasting(
 ) -> None:  # fmt: skip
     """Examine the fusions of a pair of specialists of every shortcut study among the sources, and record what is found.
 
-    What the run has is not done again. Settings are chosen on the first source, as for its pairs.
+    What the run has is not done again. Settings are chosen as for pairs.
 
     Args:
         pair: the rules of the two specialists.
@@ -48,7 +48,7 @@ def do_lasting(
         InputError: a shortcut study without a specialist, or a method that there is not.
     """
     if fusions is None:
-        fusions = chosen_fusions(run, LASTING, sources[0], settings, workers, say)
+        fusions = chosen_fusions(run, LASTING, sources, settings, workers, say)
     found = shortcut_sources(sources, pair)
     for source in found:
         examine(

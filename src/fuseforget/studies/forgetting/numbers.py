@@ -27,7 +27,7 @@ def do_numbers(run: Run, sources: Sequence[Source], settings: ForgettingStudy, w
     Records: ``point``, and a ``forgetting_result`` for each method and number (``models``). A method that does not take so
     many models has none.
     """
-    chosen = choose_settings(run, sources[0], settings, workers, say)
+    chosen = choose_settings(run, sources, settings, workers, say)
     benches = [Bench(run, source, TEST, settings, workers, say) for source in sources]
     entries = Entry.of(chosen, settings.contenders)
     rules = benches[0].rules

@@ -51,7 +51,7 @@ def do_partial(
         InputError: a shortcut study without a specialist, or a method that there is not.
     """
     if fusions is None:
-        fusions = chosen_fusions(run, PARTIAL, sources[0], settings, workers, say)
+        fusions = chosen_fusions(run, PARTIAL, sources, settings, workers, say)
     for source in shortcut_sources(sources, pair)[:1]:
         data = {share: mixed_data(source, pair, share) for share in shares}
         train = replace(source.train, seed=source.seed + 1)

@@ -21,8 +21,8 @@ class ForgettingStudy:
     """The settings of a study of forgetting.
 
     Attributes:
-        sources: directories of finished studies, whose models are fused. Of several shortcut studies, which differ in their
-            seed, the first is the one that parameters are chosen on.
+        sources: directories of finished studies, whose models are fused. Parameters are chosen on texts of all
+            shortcut studies among them, which differ in their seed.
         parts: names in :data:`fuseforget.studies.forgetting.PARTS`; none: all that the sources allow.
         seed: of the draw of validation texts, of random methods and of subsets.
         texts: validation texts on which the task is asked where parameters are chosen, which no model of the source was

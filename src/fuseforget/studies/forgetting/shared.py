@@ -39,7 +39,7 @@ def do_shared(run: Run, sources: Sequence[Source], settings: ForgettingStudy, wo
     Of the sources that have the two models. Records: ``measurement``, ``point``, ``unlearned``, and a ``forgetting_result``
     for each method: retention and unshared are of what one model knows, kept of what both know.
     """
-    chosen = choose_settings(run, sources[0], settings, workers, say)
+    chosen = choose_settings(run, sources, settings, workers, say)
     having = [source for source in sources if _has_models(source)]
     benches = [Bench(run, source, TEST, settings, workers, say) for source in having]
     probes = (KEPT, *OWN)
