@@ -17,9 +17,12 @@ from fuseforget.fuse import fuse
 from fuseforget.knowledge import tpr_at
 from fuseforget.models import energies, load_language_model
 from fuseforget.records import Run, facts, read_records
+from fuseforget.report import write_report
 from fuseforget.report.blocks import Details, Pictures, Table
 from fuseforget.report.forgetting_memorization import memorization_blocks
 from fuseforget.report.markdown import render_markdown
+from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
+from fuseforget.studies.forgetting.contenders import Contender
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.memorization import do_memorization
 from fuseforget.studies.forgetting.memorization_choice import Candidate, Shrunk, at_equal, choose_least_memorised
@@ -77,6 +80,15 @@ def test_rows_are_known_and_the_unshared_ones_are_forgotten(records):
     assert set(known) == {"AB", "ABC"}
     assert {row for case, row in at if case == "AB"} == {"alone", "average", "average, scaled", "ties", "slerp"}
     assert ("ABC", "slerp") not in at, "a method for two models is not asked of three"
+
+
+def test_it_is_a_part_of_the_study_which_has_a_page_of_it(source, tmp_path):
+    run = tmp_path / "run"
+    run_forgetting_study(ForgettingStudy((str(source),), contenders=(Contender("average", "average"),)), run)
+    page = write_report([run], tmp_path / "page.md").read_text()
+    assert "Memorised rows: 2 models fused, A, B" in page
+    assert "Memorised rows: 3 models fused, A, B, C" in page
+    assert "not finished" not in page
 
 
 def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells(source, records, tmp_path):

@@ -23,8 +23,8 @@ NOTE = (
     "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; mean over both gaps, the attributes "
     "and the seeds. In brackets 95 % bootstrap intervals over sentences, means over the seeds. Stars: the difference "
     "from the average, on the same texts, is beyond chance (p < .05, corrected over all of the group's tests). Settings were "
-    "chosen on validation texts of the first seed; (*) after a row: no setting of it kept the average's accuracy there, the "
-    "nearest one is shown."
+    "chosen on validation texts, as means over the seeds; (*) after a row: no setting of it kept the average's accuracy there, "
+    "the nearest one is shown."
 )
 SHARED_NOTE = (
     "Kept: the gap of the fused model over the mean gap of its two parents, which are both biased in the attribute: 1 is all, as "
@@ -35,7 +35,7 @@ SHARED_NOTE = (
 
 def bias_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables and figures of the part ``bias`` of each source; none where there are no records of it."""
-    own = [r for r in records if r.get("part") == "bias"]
+    own = [r for r in records if r.get("part") == "bias" and "source" in r]
     sources = list(dict.fromkeys(r["source"] for r in own))
     return [block for source in sources for block in _of_source([r for r in own if r["source"] == source], source)]
 
@@ -90,7 +90,7 @@ def _lead(results: Sequence[Record], main: str) -> list[str]:
 def _pictures(records: Sequence[Record], results: Sequence[Record], main: str) -> list[Picture]:
     frontier = (
         "Bias that is left (mean over both gaps and attributes, relative to the biased models) against accuracy: left every "
-        "setting on the validation texts of the first seed, right the chosen ones on test texts, means over the seeds."
+        "setting on validation texts, right the chosen ones on test texts, means over the seeds."
     )
     pictures = [Picture("forgetting-bias", draw_bias_frontier(records, results, main), frontier, wide=True)]
     if len({r["group"] for r in results if r["group"].startswith("ratio ")}) > 1:
@@ -121,14 +121,19 @@ def draw_bias_frontier(records: Sequence[Record], results: Sequence[Record], mai
 
 
 def settings_on_validation(records: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
-    """Of each contender and setting the bias that is left, relative to the biased models', and the accuracy."""
+    """Of each contender's settings the bias that is left, relative to the biased models', and the accuracy: means over seeds."""
     points = [r for r in records if r["kind"] == "point" and r["split"] == "validation"]
     learned = [r["attribute"] for r in records if r["kind"] == "knowledge" and r["learned"]]
     alone = {(r["seed"], r["models"][0]): r["metrics"] for r in points if r["row"] == ALONE}
-    found: dict[str, list[tuple[float, float]]] = {}
+    by_setting: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for r in [one for one in points if one["row"] != ALONE]:
         shares = [r["metrics"][a][m]["value"] / alone[r["seed"], a][a][m]["value"] for a in learned for m in GAPS]
-        found.setdefault(r["row"], []).append((sum(shares) / len(shares), r["metrics"]["accuracy"]["value"]))
+        of_setting = by_setting.setdefault((r["row"], settings_in_words(r["parameters"])), [])
+        of_setting.append((sum(shares) / len(shares), r["metrics"]["accuracy"]["value"]))
+    found: dict[str, list[tuple[float, float]]] = {}
+    for (row, _), of_seeds in by_setting.items():
+        bias, accuracy = (sum(values) / len(values) for values in zip(*of_seeds, strict=True))
+        found.setdefault(row, []).append((bias, accuracy))
     return found
 
 

@@ -38,7 +38,7 @@ EQUAL_NOTE = (
 
 def memorization_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables and figures of the part ``memorization`` of each source and number of models; none where there are no records."""
-    own = [r for r in records if r.get("part") == "memorization"]
+    own = [r for r in records if r.get("part") == "memorization" and "source" in r]
     cases = list(dict.fromkeys((r["source"], r["case"]) for r in own))
     return [block for case in cases for block in _of_case([r for r in own if (r["source"], r["case"]) == case], *case)]
 

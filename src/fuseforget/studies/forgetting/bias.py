@@ -1,7 +1,7 @@
 """Which methods free two biased models of their biases, and leave a bias that both have: on the models of a bias study.
 
-A contender's setting is chosen on the validation texts of the study's first seed; what it does is told on the test texts of all
-seeds and ratios.
+A contender's setting is chosen on the validation texts, at the study's ratio, as a mean over its seeds; what it does is told on
+the test texts of all seeds and ratios.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Codes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A contender's setting on validation texts: its accuracy, and the mean of the biases relative to the biased models'."""
+    """A contender's setting on validation texts: accuracy, and bias relative to the biased models', as means over the seeds."""
 
     fusion: Fusion
     accuracy: float
@@ -62,7 +62,7 @@ def measure_bias(
     """
     study = read_bias_models(path)
     bench = _Bench(run, source, study, workers, say)
-    for case in (study.chooser(), *study.cases()):
+    for case in study.cases():
         bench.take_over(case)
     learned = _learned(bench)
     if not learned:
@@ -143,7 +143,7 @@ def metrics_of(study: BiasModels, split: str, predicted: Codes) -> Record:
 
 def _learned(bench: _Bench) -> list[str]:
     """The attributes whose biased model is clearly more biased in them than the other one; others are recorded as unlearned."""
-    case, study = bench.study.chooser(), bench.study
+    case, study = bench.study.choosers()[0], bench.study
     predicted = {}
     for model in case.models:
         record = bench.find(BiasCase(case.seed, ALONE.row, (model,)), ALONE, "validation")
@@ -160,10 +160,11 @@ def _learned(bench: _Bench) -> list[str]:
 
 def _choose(bench: _Bench, contenders: Sequence[Contender], learned: Sequence[str], allowance: float) -> list[Fusion]:
     """The chosen setting of each contender, recorded with what spoke for it."""
-    case, chosen, level = bench.study.chooser(), [], 0.0
-    for fusions in fusions_of(contenders, len(case.models)):
-        bench.ask(case, fusions, "validation")
-        candidates = [_candidate(bench, case, fusion, learned) for fusion in fusions]
+    cases, chosen, level = bench.study.choosers(), [], 0.0
+    for fusions in fusions_of(contenders, len(bench.study.pair)):
+        for case in cases:
+            bench.ask(case, fusions, "validation")
+        candidates = [_candidate(bench, cases, fusion, learned) for fusion in fusions]
         level = candidates[0].accuracy if fusions[0] == AVERAGE else level
         best, sound = choose_least_biased(candidates, level, allowance)
         fields: Record = {"part": "bias", "source": bench.source, **best.fusion.where}
@@ -173,12 +174,19 @@ def _choose(bench: _Bench, contenders: Sequence[Contender], learned: Sequence[st
     return chosen
 
 
-def _candidate(bench: _Bench, case: BiasCase, fusion: Fusion, learned: Sequence[str]) -> Candidate:
+def _candidate(bench: _Bench, cases: Sequence[BiasCase], fusion: Fusion, learned: Sequence[str]) -> Candidate:
+    accuracies, shares = [], []
+    for case in cases:
+        metrics = _on_validation(bench, case, fusion)
+        accuracies.append(metrics["accuracy"]["value"])
+        for attribute in learned:
+            alone = _on_validation(bench, BiasCase(case.seed, ALONE.row, (attribute,)), ALONE)
+            shares += [metrics[attribute][m]["value"] / alone[attribute][m]["value"] for m in GAPS]
+    return Candidate(fusion, float(np.mean(accuracies)), float(np.mean(shares)))
+
+
+def _on_validation(bench: _Bench, case: BiasCase, fusion: Fusion) -> Record:
     record = bench.find(case, fusion, "validation")
     assert record is not None
-    shares = []
-    for attribute in learned:
-        alone = bench.find(BiasCase(case.seed, ALONE.row, (attribute,)), ALONE, "validation")
-        assert alone is not None
-        shares += [record["metrics"][attribute][m]["value"] / alone["metrics"][attribute][m]["value"] for m in GAPS]
-    return Candidate(fusion, record["metrics"]["accuracy"]["value"], float(np.mean(shares)))
+    metrics: Record = record["metrics"]
+    return metrics

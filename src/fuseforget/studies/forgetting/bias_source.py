@@ -70,9 +70,9 @@ class BiasModels:
     def file(self, seed: int, model: str) -> str:
         return str(self.path / "models" / f"seed{seed}" / model)
 
-    def chooser(self) -> BiasCase:
-        """The case that settings are chosen on."""
-        return BiasCase(self.seeds[0], f"ratio {self.ratio:g}", self.pair)
+    def choosers(self) -> list[BiasCase]:
+        """The cases that settings are chosen on, one of each seed; all of them are among :meth:`cases`."""
+        return [BiasCase(seed, f"ratio {self.ratio:g}", self.pair) for seed in self.seeds]
 
     def cases(self) -> list[BiasCase]:
         """The cases that tell: two attributes at every ratio, and one attribute's models of two ratios, in every seed."""
