@@ -9,6 +9,7 @@ from fuseforget.report.bias_facts import METRICS
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+from fuseforget.report.forgetting_facts import DEEPEST
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +91,8 @@ def _lead(results: Sequence[Record], main: str) -> list[str]:
 def _pictures(records: Sequence[Record], results: Sequence[Record], main: str) -> list[Picture]:
     frontier = (
         "Bias that is left (mean over both gaps and attributes, relative to the biased models) against accuracy: left every "
-        "setting on validation texts, right the chosen ones on test texts, means over the seeds."
+        f"setting on validation texts, but for those that lose more than {100 * DEEPEST:g} points, right the chosen ones on test "
+        "texts, means over the seeds."
     )
     pictures = [Picture("forgetting-bias", draw_bias_frontier(records, results, main), frontier, wide=True)]
     if len({r["group"] for r in results if r["group"].startswith("ratio ")}) > 1:
@@ -105,9 +107,10 @@ def draw_bias_frontier(records: Sequence[Record], results: Sequence[Record], mai
     panels = [figure.add_subplot(1, 2, number) for number in (1, 2)]
     told = {r["row"]: (1 - r["gone_mean"]["value"], r["accuracy"]["value"]) for r in results if r["group"] == main}
     tried = settings_on_validation(records)
+    lowest = min((accuracy for _, accuracy in tried.get(AVERAGE, [])), default=0.0) - DEEPEST
     for number, row in enumerate(told):
         look: Record = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
-        points = sorted(tried.get(row, []))
+        points = sorted(point for point in tried.get(row, []) if point[1] >= lowest)
         panels[0].plot([x for x, _ in points], [y for _, y in points], linewidth=0.7, markersize=4, **look)
         panels[1].plot(*[[value] for value in told[row]], linestyle="", markersize=7, label=row, **look)
     for axes, title in zip(panels, ("all settings, validation texts", "chosen settings, test texts"), strict=True):

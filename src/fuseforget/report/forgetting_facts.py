@@ -7,12 +7,13 @@ from typing import Any
 
 from fuseforget.report.facts import cell
 
-__all__ = ["ALLOWANCE", "AVERAGE", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "setting", "signed"]
+__all__ = ["ALLOWANCE", "AVERAGE", "DEEPEST", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "setting", "signed"]
 
 Record = dict[str, Any]
 AVERAGE, SCALED = "average", "average, scaled"
 GONE = 0.10  # retention at which nine tenths are removed
 ALLOWANCE = 0.005  # of task accuracy, below the average's
+DEEPEST = 0.06  # below the average's accuracy: what loses more is not in a picture
 
 
 class ForgettingFacts:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import TASK, cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure, new_figure
-from fuseforget.report.forgetting_facts import ALLOWANCE, AVERAGE, GONE, SCALED, ForgettingFacts, Record, left, setting, signed
+from fuseforget.report.forgetting_facts import (
+    ALLOWANCE,
+    AVERAGE,
+    DEEPEST,
+    GONE,
+    SCALED,
+    ForgettingFacts,
+    Record,
+    left,
+    setting,
+    signed,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["best", "draw_frontier", "pairs_blocks", "pairs_lead", "pairs_table", "undominated", "verdict"]
 
 OURS = "spectral_consensus"
-DEEPEST = 0.06  # below the average's task accuracy: what loses more is below the picture
 QUANTITIES = {"unshared_clipped": "unshared shortcuts left", "retention": "shortcuts left, shared ones included"}
 NOTE = (
     "Each method at the setting that leaves least of the unshared shortcuts on validation texts, which no model was trained on, "
