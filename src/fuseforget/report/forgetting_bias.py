@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fuseforget.report.bias_facts import METRICS
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
-from fuseforget.report.forgetting_facts import DEEPEST
+from fuseforget.report.forgetting_facts import AVERAGE, DEEPEST, of_part, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios"]
+__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios", "settings_on_validation"]
 
 Record = dict[str, Any]
-AVERAGE, ALONE = "average", "alone"
+ALONE = "alone"
 GAPS = ("demographic_parity", "tpr_gap")
 STYLES = ("-", "--", ":", "-.")
 NOTE = (
@@ -36,7 +36,7 @@ SHARED_NOTE = (
 
 def bias_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables and figures of the part ``bias`` of each source; none where there are no records of it."""
-    own = [r for r in records if r.get("part") == "bias" and "source" in r]
+    own = of_part(records, "bias")
     sources = list(dict.fromkeys(r["source"] for r in own))
     return [block for source in sources for block in _of_source([r for r in own if r["source"] == source], source)]
 
@@ -131,7 +131,7 @@ def settings_on_validation(records: Sequence[Record]) -> dict[str, list[tuple[fl
     by_setting: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for r in [one for one in points if one["row"] != ALONE]:
         shares = [r["metrics"][a][m]["value"] / alone[r["seed"], a][a][m]["value"] for a in learned for m in GAPS]
-        of_setting = by_setting.setdefault((r["row"], settings_in_words(r["parameters"])), [])
+        of_setting = by_setting.setdefault((r["row"], setting(r["parameters"])), [])
         of_setting.append((sum(shares) / len(shares), r["metrics"]["accuracy"]["value"]))
     found: dict[str, list[tuple[float, float]]] = {}
     for (row, _), of_seeds in by_setting.items():
@@ -205,18 +205,13 @@ def _shared_table(results: Sequence[Record], groups: Sequence[str], unsound: set
 
 def _chosen_table(records: Sequence[Record]) -> Table:
     rows = [
-        [r["row"], r["method"], settings_in_words(r["parameters"]), f"{r['accuracy']:.3f}", f"{r['bias']:.3f}",
+        [r["row"], r["method"], setting(r["parameters"]), f"{r['accuracy']:.3f}", f"{r['bias']:.3f}",
          "yes" if r["sound"] else "no"]
         for r in records
         if r["kind"] == "chosen"
     ]  # fmt: skip
     header = ["row", "method", "other than the defaults", "accuracy", "bias left", "keeps the average's accuracy"]
     return Table("", header, rows, "On the validation texts that settings were chosen on.")
-
-
-def settings_in_words(parameters: Mapping[str, Any]) -> str:
-    """A method's parameters, as tables show them."""
-    return ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else format(v, 'g')}" for k, v in parameters.items())
 
 
 def _marks(result: Record) -> dict[tuple[str | None, str], str]:

@@ -7,7 +7,10 @@ from typing import Any
 
 from fuseforget.report.facts import cell
 
-__all__ = ["ALLOWANCE", "AVERAGE", "DEEPEST", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "setting", "signed"]
+__all__ = [
+    "ALLOWANCE", "AVERAGE", "DEEPEST", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "of_part", "setting",
+    "signed",
+]  # fmt: skip
 
 Record = dict[str, Any]
 AVERAGE, SCALED = "average", "average, scaled"
@@ -77,6 +80,11 @@ class ForgettingFacts:
         kind = {commands[name] for name in done["sources"]}
         wanted = {r["name"] for r in self.sources if r["command"] in kind}
         return wanted <= set(done["sources"]) and set(self.contenders) <= set(done["contenders"])
+
+
+def of_part(records: Sequence[Record], part: str) -> list[Record]:
+    """What a part has recorded of its sources; not that it was asked for, or done."""
+    return [r for r in records if r.get("part") == part and "source" in r]
 
 
 def examined_line(records: Sequence[Record], part: str, models: Sequence[str]) -> list[str]:

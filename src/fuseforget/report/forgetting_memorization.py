@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
-from fuseforget.report.forgetting_bias import settings_in_words
+from fuseforget.report.forgetting_facts import of_part, setting
 from fuseforget.report.memorization_facts import exact
 from fuseforget.report.memorization_figures import plain_log_scale
 
@@ -38,7 +38,7 @@ EQUAL_NOTE = (
 
 def memorization_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables and figures of the part ``memorization`` of each source and number of models; none where there are no records."""
-    own = [r for r in records if r.get("part") == "memorization" and "source" in r]
+    own = of_part(records, "memorization")
     cases = list(dict.fromkeys((r["source"], r["case"]) for r in own))
     return [block for case in cases for block in _of_case([r for r in own if (r["source"], r["case"]) == case], *case)]
 
@@ -156,7 +156,7 @@ def _by_model(results: dict[str, Record], case: str) -> Table:
 
 def _chosen_table(records: Sequence[Record]) -> Table:
     rows = [
-        [r["row"], r["method"], settings_in_words(r["parameters"]), f"{r['unshared']:.3f}", f"{r['shared']:.3f}",
+        [r["row"], r["method"], setting(r["parameters"]), f"{r['unshared']:.3f}", f"{r['shared']:.3f}",
          f"{r['perplexity']:.1f}", "yes" if r["sound"] else f"no, by {r['excess']:.3f} in its logarithm"]
         for r in records
         if r["kind"] == "chosen"

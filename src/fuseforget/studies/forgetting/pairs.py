@@ -66,8 +66,12 @@ def choose_settings(run: Run, sources: Sequence[Source], settings: ForgettingStu
                 for one in settings.contenders for case in own for parameters in one.grid
             )  # fmt: skip
         _choose(run, _Choosing(run, benches, cases), settings, say)
-    found = {one.row: chosen_record(run, sources, one.row) for one in settings.contenders}
-    return {row: record["parameters"] for row, record in found.items() if record is not None}
+    chosen: Chosen = {}
+    for one in settings.contenders:
+        record = chosen_record(run, sources, one.row)
+        assert record is not None, f"nothing was chosen of {one.row}"
+        chosen[one.row] = record["parameters"]
+    return chosen
 
 
 def chosen_record(run: Run, sources: Sequence[Source], row: str) -> Record | None:
