@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from fuseforget.errors import InputError
 from fuseforget.fuse import InPlace, fuse
 from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
+from fuseforget.methods.lengths import Lengths
 
 consensus = importlib.import_module("fuseforget.methods.consensus")
 stream = importlib.import_module("fuseforget.fuse.stream")  # the package has a function of this name
@@ -35,7 +37,7 @@ def shares(count: int, seed: int) -> list[float]:
 
 
 def textbook(changes: Sequence[Array], weight: Sequence[float], forget: float) -> tuple[Array, float]:
-    """F, and the factor that restores its length: by the definitions, with whole matrices."""
+    """F, and the factor that makes up for its length: by the definitions, with whole matrices."""
     odds = forget / (1 - forget)
     mean = sum(a * d for a, d in zip(weight, changes, strict=True))
     scatters = [a * (d - mean).T @ (d - mean) for a, d in zip(weight, changes, strict=True)]
@@ -45,9 +47,23 @@ def textbook(changes: Sequence[Array], weight: Sequence[float], forget: float) -
     right = mean.T @ np.linalg.solve(rows, mean)
     high, wide = mean.shape
     fused = left @ mean @ right if high == wide else left @ mean if high > wide else mean @ right
-    lengths = [a * np.square(d).sum() for a, d in zip(weight, changes, strict=True)]
-    restored = (1 - forget) * np.square(mean).sum() + forget * sum(lengths)
-    return fused, math.sqrt(restored / np.square(fused).sum())
+    return fused, math.sqrt(wanted([changes], weight, forget) / np.square(fused).sum())
+
+
+def wanted(tensors: Sequence[Sequence[Array]], weight: Sequence[float], forget: float) -> float:
+    """The squared length that the changes of a model's tensors come to together, by its definition.
+
+    What the models have in common is what the mean has beside its share of their own, which is unrelated and of one size; the
+    mean has at most as much of that as there is scatter around it.
+    """
+    means = [sum(a * d for a, d in zip(weight, changes, strict=True)) for changes in tensors]
+    of_mean = sum(np.square(mean).sum() for mean in means)
+    of_models = sum(a * np.square(d).sum() for changes in tensors for a, d in zip(weight, changes, strict=True))
+    squares = sum(a * a for a in weight)
+    scatter = of_models - of_mean
+    common = of_mean - min(scatter, squares * scatter / (1 - squares))
+    share = min(1, 2 * max(common, 0) / of_models)
+    return (1 - forget) * of_mean + forget * share**2 * of_models
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -98,11 +114,39 @@ def test_what_is_shared_stays_and_what_one_model_knows_goes(shape, count):
 def test_filters_only_shorten(seed, forget, shape, count):
     base = draw(shape, seed)
     models = [base + draw(shape, seed + i) for i in range(1, count + 1)]
-    wanted, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
+    found = Lengths(*survey_in_memory(METHOD, models, base=base, forget=forget))
     of_mean = float((sum(models) / count - base).square().sum())
     of_models = sum(float((m - base).square().sum()) for m in models) / count
-    assert wanted == pytest.approx((1 - forget) * of_mean + forget * of_models)
-    assert 0 < of_fused <= of_mean * (1 + 1e-9)
+    products = [float(((one - base) * (other - base)).sum()) for one, other in combinations(models, 2)]
+    assert found.average == pytest.approx((1 - forget) * of_mean)
+    assert found.models == pytest.approx(forget * of_models)
+    assert found.common == pytest.approx(forget * sum(products) / len(products), abs=1e-9 * of_models)
+    assert 0 < found.fused <= of_mean * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("size", "share"), [(0.5, 1), (1.0, 1), (2.0, 0.4), (3.0, 0.2)], ids=str)
+def test_models_with_less_than_half_in_common_get_less_of_their_length_back(count, size, share):
+    """Changes of one common part and of own ones so many times as long: a share 1 / (1 + size^2) of each is common."""
+    base, common = draw((80, 80), 0), draw((80, 80), 1)
+    models = [base + common + size * draw((80, 80), 10 * i) for i in range(1, count + 1)]
+    own = math.sqrt(sum(float((model - base).square().sum()) for model in models) / count)
+    found = float((fuse_in_memory(METHOD, models, base=base, forget=1.0) - base).norm()) / own
+    assert found == pytest.approx(share, abs=0.05)
+
+
+def test_of_models_that_have_nothing_in_common_nothing_is_left():
+    base, one, other = (draw((40, 40), seed) for seed in (0, 1, 2))
+    other -= one * (one * other).sum() / one.square().sum()
+    models = [base + one, base + other]
+    average = fuse_in_memory(METHODS["average"], models)
+    lengths = [
+        float((fuse_in_memory(METHOD, models, base=base, forget=f) - base).norm() / (average - base).norm())
+        for f in (0.0, 0.5, 0.99, 1.0)
+    ]
+    assert lengths == pytest.approx([1, math.sqrt(0.5), 0.1, 0], abs=1e-6)
+    opposed = [base + one, base - 0.5 * one + other]
+    assert torch.equal(fuse_in_memory(METHOD, opposed, base=base, forget=1.0), base)
 
 
 def test_the_knob_goes_from_the_average_to_what_is_common():
@@ -112,7 +156,7 @@ def test_the_knob_goes_from_the_average_to_what_is_common():
     assert torch.equal(fuse_in_memory(METHOD, models, base=base, forget=0.0), average)
     nearly = fuse_in_memory(METHOD, models, base=base, forget=1e-6)
     torch.testing.assert_close(nearly, average, rtol=0, atol=1e-4)
-    left = [survey_in_memory(METHOD, models, base=base, forget=f)[1] for f in (1e-9, 0.5, 0.9, 0.99, 0.999, 1.0)]
+    left = [Lengths(*survey_in_memory(METHOD, models, base=base, forget=f)).fused for f in (1e-9, 0.5, 0.9, 0.99, 0.999, 1.0)]
     assert left == sorted(left, reverse=True)
     assert left[-1] < left[0] / 100
     assert bool(fuse_in_memory(METHOD, models, base=base, forget=1.0).isfinite().all())
@@ -193,8 +237,66 @@ def test_tables_of_tokens_are_averaged_unless_asked_for(name):
     plain = fuse_in_memory(METHOD, models, base=base, name=name)
     torch.testing.assert_close(plain, average, rtol=1e-14, atol=1e-14)
     asked = fuse_in_memory(METHOD, models, base=base, name=name, embeddings=True)
-    assert torch.equal(asked, fuse_in_memory(METHOD, models, base=base, name="layer.weight"))
     assert not torch.allclose(asked, average)
+    assert not torch.allclose(asked, fuse_in_memory(METHOD, models, base=base, name="layer.weight"))
+
+
+@pytest.mark.parametrize("shape", [(300, 8), (8, 30)], ids=str)  # a vocabulary; fewer positions than dimensions
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_a_table_each_row_is_filtered_by_itself(shape, count, monkeypatch):
+    monkeypatch.setattr(group_module, "BLOCK", 64)
+    base, weight = draw(shape, 0), shares(count, 3)
+    changes = [draw(shape, 1) + draw(shape, i) for i in range(2, 2 + count)]
+    for row, change in enumerate(changes):  # tokens that one model alone read
+        for other in changes:
+            other[row] = other[row] if other is change else 0
+    models = [base + change for change in changes]
+    found = fuse_in_memory(METHOD, models, weight, base=base, name="wte.weight", forget=0.9, embeddings=True) - base
+    mean = sum(a * d for a, d in zip(weight, changes, strict=True))
+    scatter = sum(a * (d - mean).square().sum(dim=1, keepdim=True) for a, d in zip(weight, changes, strict=True))
+    signal = mean.square().sum(dim=1, keepdim=True)
+    kept = mean * signal / (signal + 9 * scatter)
+    factor = math.sqrt(wanted([[change.numpy() for change in changes]], weight, 0.9) / float(kept.square().sum()))
+    torch.testing.assert_close(found, factor * kept, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_tokens_that_one_model_alone_read_go(count):
+    base, common = draw((30, 8), 0), draw((30, 8), 1)
+    models = [base + common for _ in range(count)]
+    for row, model in enumerate(models):
+        for other in models:
+            other[row] = base[row] + common[row] if other is model else base[row]
+    found = fuse_in_memory(METHOD, models, base=base, name="wte.weight", forget=0.9, embeddings=True) - base
+    average = fuse_in_memory(METHODS["average"], models) - base
+    by_row = found.norm(dim=1) / average.norm(dim=1)
+    torch.testing.assert_close(by_row[count:], by_row[-1].expand(30 - count))
+    torch.testing.assert_close(by_row[:count] * (1 + 9 * (count - 1)), by_row[-1].expand(count))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_equal_rows_of_tables_come_back(dtype):
+    base = draw((30, 8), 0)
+    models = [(base + draw((30, 8), i)).to(dtype) for i in (1, 2, 3)]
+    for model in models[1:]:
+        model[:10] = models[0][:10]
+    base = base.to(dtype)
+    rest = [model[:10] for model in models]
+    found = fuse_in_memory(METHOD, rest, base=base[:10], name="wte.weight", embeddings=True)
+    assert torch.equal(found.to(dtype), rest[0])
+    unchanged = fuse_in_memory(METHOD, [base, base], base=base, name="wte.weight", embeddings=True)
+    assert torch.equal(unchanged.to(dtype), base)
+    whole = fuse_in_memory(METHOD, models, base=base, name="wte.weight", embeddings=True, forget=0.9).double() - base.double()
+    change = rest[0].double() - base[:10].double()
+    scale = float((whole[:10] * change).sum() / change.square().sum())
+    torch.testing.assert_close(whole[:10], scale * change, rtol=1e-2, atol=1e-2)
+    assert scale > 0.5
+
+
+def test_a_table_that_is_no_number_is_named():
+    base = torch.zeros(4, 4, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"tensor wte\.weight.*finite"):
+        fuse_in_memory(METHOD, [base, base + math.inf], base=base, name="wte.weight", embeddings=True)
 
 
 SIZES = {"a.weight": (24, 24), "b.weight": (40, 16), "c.weight": (16, 40), "d.bias": (24,), "embed.weight": (50, 16)}
@@ -227,9 +329,8 @@ def test_one_scale_for_the_whole_model(raw, tmp_path):
     changes = {n: [(m[n].double() - base[n].double()).numpy() for m in models] for n in base}
     means = {n: sum(a * d for a, d in zip(weight, ds, strict=True)) for n, ds in changes.items()}
     parts = {n: textbook(changes[n], weight, 0.95)[0] for n in FILTERED}
-    of_models = sum(a * np.square(d).sum() for n in FILTERED for a, d in zip(weight, changes[n], strict=True))
-    of_mean = sum(np.square(means[n]).sum() for n in FILTERED)
-    factor = math.sqrt((0.05 * of_mean + 0.95 * of_models) / sum(np.square(part).sum() for part in parts.values()))
+    together = wanted([changes[n] for n in FILTERED], weight, 0.95)
+    factor = math.sqrt(together / sum(np.square(part).sum() for part in parts.values()))
     expected = {n: factor * parts[n] if n in FILTERED else means[n] for n in base}
     for name, change in expected.items():
         np.testing.assert_allclose((found[name].double() - base[name].double()).numpy(), change, rtol=0, atol=2e-6)
@@ -307,9 +408,9 @@ def test_models_of_16_bits_are_filtered_in_float32_far_below_their_rounding(shap
     assert found.dtype == torch.float32
     rounding = off(exact.bfloat16(), exact, base)
     assert off(found, exact, base) < most < rounding / 5
-    wanted, of_fused = survey_in_memory(METHOD, models, base=base, forget=forget)
+    lengths = survey_in_memory(METHOD, models, base=base, forget=forget)
     doubled = [model.double() for model in models]
-    assert survey_in_memory(METHOD, doubled, base=base.double(), forget=forget) == pytest.approx((wanted, of_fused), rel=1e-3)
+    assert survey_in_memory(METHOD, doubled, base=base.double(), forget=forget) == pytest.approx(lengths, rel=1e-3)
 
 
 def test_columns_of_very_different_size_are_each_filtered_precisely():

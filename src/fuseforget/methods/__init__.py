@@ -190,7 +190,7 @@ METHODS = {
             parameters=(
                 Parameter("forget", 0.99, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
                 LAMBDA,
-                Parameter("embeddings", False, "filter tables of tokens and positions too"),
+                Parameter("embeddings", False, "filter tables of tokens and positions too, row by row"),
             ),
         ),
         Method(

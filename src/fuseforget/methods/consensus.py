@@ -11,22 +11,22 @@ and the filter W that keeps the mean and suppresses the scatter, ``argmin |D W -
 
 Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction whose scatter is n times its signal
 keeps ``1 / (1 + b n)`` of itself, so that with a large b only what is common to all models is left. No singular value
-decomposition is needed, one Cholesky factor a side, and every quantity is smooth in the weights.
+decomposition is needed, one Cholesky factor a side, and every quantity is continuous in the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fuseforget.errors import InputError
 from fuseforget.methods.combination import from_base
 from fuseforget.methods.group import Block, FuseBlock, Group, from_base_each, weighted_sum
 from fuseforget.methods.inner import add_products
+from fuseforget.methods.lengths import NOTHING, Lengths, restoring
+from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, require_finite
+from fuseforget.methods.token_filter import FilteredTable, filter_tokens, is_table
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,6 @@ __all__ = ["consensus", "spectral_consensus"]
 STRICTEST = 1e-6  # what 1 - forget is at the least: at 1 itself nothing but equal changes would be left
 LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two labels have no directions to speak of
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
-# Names of tables that have a row a token or a position: BERT's and Llama's, GPT-2's, T5's, heads that are as large.
-EMBEDDINGS = re.compile(r"(?:^|[._])(?:embed|emb[._]|word_emb|tok_emb|wte\b|wpe\b|lm_head\b|shared\.weight|predictions\.decoder)")
 # In float32, what a column has of its own, beside those before it, is known to a few roundings (6e-8) of its square. Where it is
 # a smaller share than this in some column, the matrix is taken in float64. A rule of thumb: it sees all that training makes, as
 # far as tried, but not every matrix that is made to deceive it (Kahan's).
@@ -71,32 +69,35 @@ def consensus(group: Group, *, weight: Sequence[float], forget: float, lambda_: 
 
 def spectral_consensus(
     group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool
-) -> _Filtered | _Averaged:  # fmt: skip
+) -> _Filtered | FilteredTable | _Averaged:  # fmt: skip
     """Fuse to ``theta_base + lambda s F``, where F is the matrix of mean changes with their disagreement filtered out.
 
     The side of a matrix that is not the longer one is filtered, of a square one both: ``F = D W``, or ``F = P D Q`` with
     ``P = D (T + b N)^-1 D^T`` of the columns' Gram matrices and Q, the same of the rows'; both only shorten. One factor s for the
-    whole model makes up for it: ``s^2 = ((1 - forget) sum |D|^2 + forget sum sum_i alpha_i |D_i|^2) / sum |F|^2`` over all
-    matrices, from the average's own length to that of the models; of matrices that have less in common than others less stays.
-    Models that have nothing in common are not told from others: what is left of them by chance is stretched as well.
-    Convolutions are matrices of outputs x (inputs x kernel). What is no matrix (vectors, norms), embeddings unless asked for, and
-    heads of two labels are averaged, and not scaled.
+    whole model makes up for it: ``s^2 = ((1 - forget) sum |D|^2 + forget r^2 sum sum_i alpha_i |D_i|^2) / sum |F|^2`` over all
+    matrices, from the average's own length to that of the models (:mod:`fuseforget.methods.lengths`). The share r of that is all
+    of it where at least half of the changes is common to all models, and falls to nothing with what is. Of matrices that have
+    less in common than others less stays. Convolutions are matrices of outputs x (inputs x kernel). What is no matrix (vectors,
+    norms), embeddings unless asked for, and heads of two labels are averaged, and not scaled.
 
     ``forget = 0`` is the average, also of single tensors: these are not counted for the others' factor. Equal models come back.
 
     Args:
-        embeddings: filter tables of tokens and positions too: for text that models memorised.
+        embeddings: filter tables of tokens and positions too, each row by itself (:mod:`fuseforget.methods.token_filter`):
+            for text that models memorised.
 
     Returns:
-        A :class:`fuseforget.methods.method.Surveyed` whose numbers are squared lengths, wanted and filtered.
+        A :class:`fuseforget.methods.method.Surveyed` whose numbers are :class:`fuseforget.methods.lengths.Lengths`.
     """
     import torch
 
-    is_table = EMBEDDINGS.search(group.name.lower()) is not None
-    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_table and not embeddings):
+    table = is_table(group.name)
+    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (table and not embeddings):
         return _Averaged(tuple(weight), 1.0)
     if forget == 0:
         return _Averaged(tuple(weight), lambda_)
+    if table:
+        return filter_tokens(group, tuple(weight), _odds(forget), forget, lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
     with contextlib.suppress(_Imprecise):
         return filtered(group, tuple(weight), forget, lambda_, group.dtype)
@@ -109,7 +110,7 @@ class _Averaged:
 
     weight: tuple[float, ...]
     scale: float
-    numbers: tuple[float, ...] = (0.0, 0.0)
+    numbers: Lengths = NOTHING
     nbytes: int = 0
 
     def function(self, survey: Sequence[float]) -> FuseBlock:
@@ -121,30 +122,24 @@ class _Filtered:
     """The filtered mean of a matrix.
 
     Attributes:
-        wanted: the squared length that it would have, were it alone.
-        of_fused: ``|F|^2``.
+        numbers: squared lengths.
         kept: what F is computed from: itself (square), or the filter W (tall); None: F is the mean.
         sizes: of the columns, if W is kept as if these were all of one size: ``W_ij sizes_i / sizes_j``, since 16 bits would
             lose values of W where columns differ by many orders.
     """
 
-    wanted: float
-    of_fused: float
+    numbers: Lengths
     weight: tuple[float, ...]
     lambda_: float
     kept: _Kept | None = None
     sizes: torch.Tensor | None = None
 
     @property
-    def numbers(self) -> tuple[float, ...]:
-        return self.wanted, self.of_fused
-
-    @property
     def nbytes(self) -> int:
         return 0 if self.kept is None else self.kept.values.nbytes
 
     def function(self, survey: Sequence[float]) -> FuseBlock:
-        scale = self.lambda_ * _restoring(survey)
+        scale = self.lambda_ * restoring(survey)
         kept, weight, sizes = self.kept, self.weight, self.sizes
         if kept is None:
             return from_base([scale * share for share in weight])
@@ -191,34 +186,25 @@ class _Imprecise(Exception):
     """Float32 has too few digits for this matrix."""
 
 
-def _restoring(survey: Sequence[float]) -> float:
-    """The factor that gives the filtered changes their length back."""
-    wanted, of_fused = survey
-    if of_fused == 0:
-        return 1.0
-    scale = math.sqrt(wanted / of_fused)
-    return 1.0 if abs(scale - 1) < 1e-9 else scale  # but for rounding: equal models are to come back to the bit
-
-
 def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, dtype: torch.dtype) -> _Filtered:
     """A matrix with more rows than columns: its columns' Gram matrices are added up, panel by panel."""
     import torch
 
     columns = group.shape[1]
     mean, noisy = (torch.zeros((columns, columns), dtype=dtype, device=group.device) for _ in range(2))
-    contrasts = _contrasts(weight)
+    contrasts = contrasts_of(weight)
     differ = False
     for block in group.blocks():
-        add_products(mean, _mean(block, weight, dtype))
+        add_products(mean, mean_change(block, weight, dtype))
         for contrast in contrasts:
-            apart = _apart(block, contrast, dtype)
+            apart = contrast_rows(block, contrast, dtype)
             if bool(apart.any()):
                 differ = True
                 add_products(noisy, apart)
     of_mean, of_scatter = (float(part.diagonal().sum(dtype=torch.float64)) for part in (mean, noisy))
     _require_normal(of_mean + of_scatter, differ, dtype, group)
     if not differ:
-        return _Filtered(of_mean, of_mean, weight, lambda_)
+        return _Filtered(Lengths.of(of_mean, 0.0, of_mean, weight, forget), weight, lambda_)
     root = _root(noisy.mul_(_odds(forget)).add_(mean))
     sizes = noisy.diagonal().sqrt()
     half = torch.linalg.solve_triangular(root, _whole(mean), upper=False)
@@ -226,7 +212,8 @@ def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambd
     # |D W|^2 = <W, T W>, and T W = T (T + b N)^-1 T is symmetric.
     of_fused = float((mixing * _product(half)).sum(dtype=torch.float64))
     kept = _Kept.of(mixing.mul_(sizes[:, None]).div_(sizes), group)
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, kept, sizes.to(group.dtype))
+    lengths = Lengths.of(of_mean, of_scatter, of_fused, weight, forget)
+    return _Filtered(lengths, weight, lambda_, kept, sizes.to(group.dtype))
 
 
 def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, dtype: torch.dtype) -> _Filtered:
@@ -236,12 +223,12 @@ def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lam
     side = group.shape[0]
     mean, apart, columns, rows = (torch.zeros((side, side), dtype=dtype, device=group.device) for _ in range(4))
     differ = False
-    for number, contrast in enumerate(_contrasts(weight) or [(0.0,) * len(weight)]):
+    for number, contrast in enumerate(contrasts_of(weight) or [(0.0,) * len(weight)]):
         for block in group.blocks():
             panel = slice(block.start // side, (block.start + block.origin.numel()) // side)
             if number == 0:
-                mean[panel] = _mean(block, weight, dtype)
-            apart[panel] = _apart(block, contrast, dtype)
+                mean[panel] = mean_change(block, weight, dtype)
+            apart[panel] = contrast_rows(block, contrast, dtype)
         if bool(apart.any()):
             differ = True
             add_products(columns, apart)
@@ -251,10 +238,11 @@ def _filtered_square(group: Group, weight: tuple[float, ...], forget: float, lam
     of_scatter = float(columns.diagonal().sum(dtype=torch.float64))
     _require_normal(of_mean + of_scatter, differ, dtype, group)
     if not differ:
-        return _Filtered(of_mean, of_mean, weight, lambda_)
+        return _Filtered(Lengths.of(of_mean, 0.0, of_mean, weight, forget), weight, lambda_)
     fused = _projector(columns, mean.mT, forget) @ mean @ _projector(rows, mean, forget)
     of_fused = float(fused.square().sum(dtype=torch.float64))
-    return _Filtered(of_mean + forget * of_scatter, of_fused, weight, lambda_, _Kept.of(fused, group))
+    lengths = Lengths.of(of_mean, of_scatter, of_fused, weight, forget)
+    return _Filtered(lengths, weight, lambda_, _Kept.of(fused, group))
 
 
 def _projector(scatter: torch.Tensor, signal: torch.Tensor, forget: float) -> torch.Tensor:
@@ -285,37 +273,6 @@ def _odds(forget: float) -> float:
     return forget / max(1 - forget, STRICTEST)
 
 
-def _contrasts(weight: Sequence[float]) -> list[tuple[float, ...]]:
-    """Combinations of the models whose inner products sum to the scatter around their weighted mean.
-
-    With ``R_i = sqrt(alpha_i) D_i`` and ``a = sqrt(alpha)``, of length one, the mean is ``a^T R`` and the scatter
-    ``R^T (1 - a a^T) R``: of the rows of an orthonormal matrix whose first is a (Householder's), all but the first. So there is
-    one fewer than there are models.
-    """
-    roots = [math.sqrt(share) for share in weight if share != 0]
-    reflected = [roots[0] + 1, *roots[1:]]  # a + e_1, which is never short
-    size = math.fsum(value * value for value in reflected)
-    found = []
-    for row in range(1, len(roots)):
-        values = iter((float(row == at) - 2 * reflected[row] * reflected[at] / size) * roots[at] for at in range(len(roots)))
-        found.append(tuple(next(values) if share != 0 else 0.0 for share in weight))
-    return found
-
-
-def _mean(block: Block, weight: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    """Rows of the mean change."""
-    return weighted_sum([delta.to(dtype) for delta in block.deltas], weight).view(-1, block.row_length)
-
-
-def _apart(block: Block, contrast: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
-    """Rows of a contrast, as differences from one model, since its coefficients sum to zero: zero where all models are equal."""
-    used = [(model.to(dtype), share) for model, share in zip(block.models, contrast, strict=True) if share != 0]
-    apart = block.origin.new_zeros(block.origin.shape, dtype=dtype)
-    for model, share in used[1:]:
-        apart.add_(model - used[0][0], alpha=share)
-    return apart.view(-1, block.row_length)
-
-
 def _product(rows: torch.Tensor) -> torch.Tensor:
     """``rows^T rows``, for as many rows as columns."""
     import torch
@@ -340,7 +297,6 @@ def _require_normal(squares: float, differ: bool, dtype: torch.dtype, group: Gro
     import torch
 
     if dtype == torch.float64:
-        if not math.isfinite(squares):
-            raise InputError(f"tensor {group.name}", expected="changes whose squares are finite", found="NaN or infinity")
+        require_finite(squares, group)
     elif not squares < LARGE or (differ and squares < SMALL):
         raise _Imprecise

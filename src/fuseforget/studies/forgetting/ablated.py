@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fuseforget.errors import InputError
 from fuseforget.methods import METHODS
-from fuseforget.studies.forgetting.filters import kept_directions, solver, weighted_mean
+from fuseforget.studies.forgetting.filters import STRICTEST, kept_directions, solver, weighted_mean
 from fuseforget.studies.forgetting.tensor_places import ATTENTION, MLP, Place, is_table, places_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ VARIANTS = (
     Variant("MLP, whole", "the same, at the method's length", TENSORS, tensors="MLP", scale="whole"),
     Variant("lower, whole", "the same, at the method's length", TENSORS, tensors="lower", scale="whole"),
     Variant("upper, whole", "the same, at the method's length", TENSORS, tensors="upper", scale="whole"),
-    Variant("tables", "tables of tokens and positions are filtered too", TENSORS, tensors="tables"),
+    Variant("tables", "tables of tokens and positions are filtered too, row by row", TENSORS, tensors="tables"),
     Variant("vectors at base", "vectors stay as they were at the start", REST, vectors="base"),
     Variant("each its own", "each matrix gets its own length back", REST, scale="each"),
     Variant("no scale", "the filtered changes stay as short as they are", REST, scale="none"),
@@ -117,10 +117,16 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class _Filtered:
-    """A filtered tensor: its change, and the squared length that the method wants it to have."""
+    """A filtered tensor: its change, and squared lengths that the method's is made of.
+
+    Attributes:
+        mean, models, common: of the models' mean change, of their own (weighted), and of what they have in common.
+    """
 
     change: torch.Tensor
-    wanted: float
+    mean: float
+    models: float
+    common: float
 
     @property
     def square(self) -> float:
@@ -155,13 +161,15 @@ def fuse_variant(
         is_filtered = is_chosen and (places is None or _is_of(places[name], variant.tensors))
         if is_filtered or (is_chosen and variant.scale == "whole"):
             changes = [as_matrix(model[name]) - as_matrix(start) for model in models]
-            change = _filter(variant, changes, shares, setting) if is_filtered else weighted_mean(changes, shares)
-            filtered[name] = _Filtered(change, _wanted(changes, shares, forget))
+            change = weighted_mean(changes, shares)
+            if is_filtered:
+                change = _by_row(changes, shares, forget) if is_table(name) else _filter(variant, changes, shares, setting)
+            filtered[name] = _Filtered(change, *_lengths(changes, shares))
         elif variant.vectors == "base" and start.dim() < 2:
             fused[name] = start
         else:
             fused[name] = _average(start, [model[name] for model in models], shares)
-    factors = _factors(variant, filtered)
+    factors = _factors(variant, filtered, forget)
     for name, one in filtered.items():
         start = base[name]
         fused[name] = (as_matrix(start) + factors[name] * one.change).view(start.shape).to(start.dtype)
@@ -199,23 +207,49 @@ def _average(start: torch.Tensor, models: Sequence[torch.Tensor], shares: Sequen
     return weighted_mean([model.double() for model in models], shares).to(start.dtype)
 
 
-def _wanted(changes: Sequence[torch.Tensor], shares: Sequence[float], forget: float) -> float:
-    """The squared length from the mean's own to that of the models."""
+def _lengths(changes: Sequence[torch.Tensor], shares: Sequence[float]) -> tuple[float, float, float]:
+    """Squared: the mean's; the models'; and that of what is common, if what each model has of its own is unrelated noise.
+
+    The mean has at most as much of that noise as there is scatter around it: so it is where one model has most of the weight.
+    """
+    mean, squares = weighted_mean(changes, shares), sum(share**2 for share in shares)
     of_models = sum(share * float(change.square().sum()) for share, change in zip(shares, changes, strict=True))
-    return (1 - forget) * float(weighted_mean(changes, shares).square().sum()) + forget * of_models
+    scatter = sum(share * float((change - mean).square().sum()) for share, change in zip(shares, changes, strict=True))
+    of_noise = scatter / (1 - squares) if squares < 1 else 0.0
+    of_mean = float(mean.square().sum())
+    return of_mean, of_models, of_mean - min(squares * of_noise, scatter)
 
 
-def _factors(variant: Variant, filtered: Mapping[str, _Filtered]) -> dict[str, float]:
-    """What each change is multiplied by."""
+def _factors(variant: Variant, filtered: Mapping[str, _Filtered], forget: float) -> dict[str, float]:
+    """What each change is multiplied by: for one length of all, or for each its own."""
+    back = _share_back(list(filtered.values()))
     if variant.scale == "each":
-        return {name: _restoring([one]) for name, one in filtered.items()}
-    factor = 1.0 if variant.scale == "none" else _restoring(list(filtered.values()))
+        return {name: _restoring([one], forget, back) for name, one in filtered.items()}
+    factor = 1.0 if variant.scale == "none" else _restoring(list(filtered.values()), forget, back)
     return dict.fromkeys(filtered, factor)
 
 
-def _restoring(filtered: Sequence[_Filtered]) -> float:
-    of_fused = sum(one.square for one in filtered)
-    return math.sqrt(sum(one.wanted for one in filtered) / of_fused) if of_fused > 0 else 1.0
+def _share_back(filtered: Sequence[_Filtered]) -> float:
+    """The share of the models' length that is given back: all where half of it is common, and nothing where nothing is."""
+    models, common = (sum(getattr(one, part) for one in filtered) for part in ("models", "common"))
+    return min(1.0, 2 * max(common, 0.0) / models) if models > 0 else 1.0
+
+
+def _restoring(filtered: Sequence[_Filtered], forget: float, back: float) -> float:
+    """From the mean's length to that share of the models'."""
+    mean, models, fused = (sum(getattr(one, part) for one in filtered) for part in ("mean", "models", "square"))
+    return math.sqrt(((1 - forget) * mean + forget * back**2 * models) / fused) if fused > 0 else 1.0
+
+
+def _by_row(changes: Sequence[torch.Tensor], shares: Sequence[float], forget: float) -> torch.Tensor:
+    """The mean of the changes of a table, each row kept as far as the models agree on it."""
+    import torch
+
+    mean = weighted_mean(changes, shares)
+    signal = mean.square().sum(dim=1, keepdim=True)
+    scatter = weighted_mean([(change - mean).square().sum(dim=1, keepdim=True) for change in changes], shares)
+    noisy = signal + forget / max(1 - forget, STRICTEST) * scatter
+    return mean * torch.where(noisy > 0, signal / noisy, 1.0)
 
 
 def _filter(variant: Variant, changes: Sequence[torch.Tensor], shares: Sequence[float], setting: float) -> torch.Tensor:

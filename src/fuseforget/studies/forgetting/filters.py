@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["agreements", "grams", "kept_directions", "solver", "weighted_mean"]
+__all__ = ["STRICTEST", "agreements", "grams", "kept_directions", "solver", "weighted_mean"]
 
 RIDGE = 1e-10  # of the mean eigenvalue
 STRICTEST = 1e-6  # what 1 - forget is at the least

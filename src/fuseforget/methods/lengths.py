@@ -1,0 +1,65 @@
+"""How long a filtered model's change is to be: from the average's length to the models' own, where these have much in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["COMMON", "NOTHING", "Lengths", "restoring"]
+
+# The share of the models' changes, by squared length, that is to be common if these are to get all of their length back. Where
+# less is common, so much less of the length: of models that share little, what is left would be stretched most, chance first.
+COMMON = 0.5
+ROUNDING = 1e-9  # equal models are to come back to the bit
+
+
+class Lengths(NamedTuple):
+    """Squared lengths of one tensor's changes, which add up over a model.
+
+    Attributes:
+        average: the mean change's, times ``1 - forget``.
+        models: the models' own, their weighted mean, times ``forget``.
+        common: of what the models have in common, times ``forget``; below zero where their changes point away from each other.
+        fused: the filtered change's.
+    """
+
+    average: float
+    models: float
+    common: float
+    fused: float
+
+    @classmethod
+    def of(cls, mean: float, scatter: float, fused: float, weight: Sequence[float], forget: float) -> Lengths:
+        """From those of the mean change, of the scatter around it (weighted), and of the filtered change."""
+        common = mean - _own_share(weight) * scatter
+        return cls((1 - forget) * mean, forget * (mean + scatter), forget * common, fused)
+
+
+NOTHING = Lengths(0.0, 0.0, 0.0, 0.0)
+
+
+def restoring(lengths: Sequence[float]) -> float:
+    """The factor for filtered changes, from the sums over all tensors.
+
+    From the average's length to the models' own, with ``forget``; these times ``min(1, c / COMMON)``, where c is the common
+    share.
+    """
+    found = Lengths(*lengths)
+    if found.fused == 0:
+        return 1.0
+    back = min(1.0, max(0.0, found.common) / (COMMON * found.models)) if found.models > 0 else 1.0
+    factor = math.sqrt((found.average + back**2 * found.models) / found.fused)
+    return 1.0 if abs(factor - 1) < ROUNDING else factor
+
+
+def _own_share(weight: Sequence[float]) -> float:
+    """What the mean has of the models' own, as a multiple of the scatter around it.
+
+    With ``D_i = C + N_i``, C common and N_i unrelated, all of squared length n, the mean's is expected to be ``|C|^2 + h n``, h
+    the sum of the squared weights, and the scatter's ``(1 - h) n``. So with ``q = h / (1 - h)``, of M equal weights
+    ``1 / (M - 1)``, the mean's less q times the scatter's is ``|C|^2``; of two equal weights it is ``<D_1, D_2>``. One at most:
+    a weight that goes to one leads to that model, with all that it has of its own.
+    """
+    squares = math.fsum(share * share for share in weight)
+    return squares / (1 - squares) if squares < 0.5 else 1.0
