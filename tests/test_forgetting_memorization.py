@@ -25,7 +25,13 @@ from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
 from fuseforget.studies.forgetting.contenders import Contender
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.memorization import do_memorization
-from fuseforget.studies.forgetting.memorization_choice import Candidate, Shrunk, at_equal, choose_least_memorised
+from fuseforget.studies.forgetting.memorization_choice import (
+    Candidate,
+    Shrunk,
+    at_equal,
+    choose_beyond_shrinking,
+    choose_least_memorised,
+)
 from fuseforget.studies.forgetting.memorization_results import SHRUNK
 from fuseforget.studies.forgetting.memorization_source import open_corpus
 from fuseforget.studies.memorization import run_memorization_study
@@ -63,6 +69,10 @@ def records(source, tmp_path_factory):
 
 def results(records: list[dict]) -> dict:
     return {(r["case"], r["row"]): r for r in records if r["kind"] == "forgetting_result"}
+
+
+def beyond(records: list[dict]) -> dict:
+    return {(r["case"], r["row"]): r for r in records if r["kind"] == "beyond_shrinking"}
 
 
 def test_rows_are_known_and_the_unshared_ones_are_forgotten(records):
@@ -117,16 +127,14 @@ def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells
 
 def test_the_average_shrunk_to_its_own_place_is_itself(records):
     for case in ("AB", "ABC"):
-        for equal in results(records)[case, "average"]["at_equal"].values():
+        for equal in beyond(records)[case, "average, scaled"]["at_equal"].values():
             assert equal["reached"]
             assert equal["gain"]["value"] <= 1e-6, "where several scales are equal, the one that is best for the average"
-        one = results(records)[case, "average, scaled"]
-        assert one["at_equal"]["perplexity"]["gain"]["value"] <= 1e-6
 
 
 def test_what_lies_beyond_the_average_is_not_held_against_shrinking(records):
     """A stretched average would be reached at scales above 1, where it forgets by being broken."""
-    reached = [one for r in results(records).values() for one in r.get("at_equal", {}).values() if one["reached"]]
+    reached = [one for r in beyond(records).values() for one in r["at_equal"].values() if one["reached"]]
     assert reached
     assert all(0 <= one["scale"] <= 1 for one in reached)
 
@@ -163,6 +171,25 @@ def test_the_most_forgetful_of_the_sound_settings_is_chosen_else_the_nearest():
     )  # fmt: skip
     assert choose_least_memorised([better, forgetful, far], average) == (better, True)
     assert choose_least_memorised([far, forgetful], average) == (forgetful, False)
+
+
+def test_the_setting_that_forgets_most_beyond_shrinking_is_found_at_equal_shared_alr():
+    curve = [Shrunk(scale, {"shared": 1 - scale}, np.full(4, 1 - 0.5 * scale)) for scale in (0.0, 0.5, 1.0)]
+    little, much, outside = (
+        Candidate(Fusion("ties", "ties"), *found) for found in ((0.9, 0.7, 150.0), (0.8, 0.2, 170.0), (2.0, 1.5, 900.0))
+    )  # fmt: skip
+    assert choose_beyond_shrinking([little, much, outside], curve) == much
+    assert choose_beyond_shrinking([outside], curve) is None
+
+
+def test_what_is_beyond_shrinking_is_told_on_the_half_that_did_not_choose_it(records):
+    points = {(r["case"], r["row"], json.dumps(r["parameters"]), r["split"]): r for r in records if r["kind"] == "point"}
+    found = beyond(records)
+    assert {row for case, row in found if case == "AB"} >= {"average, scaled", "ties"}
+    for (case, row), one in found.items():
+        for on in ("unshared", "shared", "perplexity"):
+            assert one[on] == points[case, row, json.dumps(one["parameters"]), "test"][on]
+            assert one[on] != points[case, row, json.dumps(one["parameters"]), "validation"][on]
 
 
 def test_the_shrunk_average_is_interpolated_where_it_is_equal():
@@ -236,8 +263,10 @@ def test_the_report_shows_what_the_records_say(records):
     assert row[2].startswith(f"{told['shared']['value']:.3f} [")
     assert row[3].startswith(f"{told['perplexity']['value']:.1f} [")
     (equal,) = [row for row in tables[1].rows if row[0] == "ties"]
-    at = told["at_equal"]["perplexity"]
-    assert equal[3] == "" if not at["reached"] else equal[3].startswith(f"{at['gain']['value']:+.3f} [")
+    shown = beyond(records)["AB", "ties"]
+    assert equal[2] == f"{shown['unshared']['value']:.3f}"
+    at = shown["at_equal"]["perplexity"]
+    assert equal[6] == "" if not at["reached"] else equal[6].startswith(f"{at['gain']['value']:+.3f} [")
     names = [picture.name for block in blocks if isinstance(block, Pictures) for picture in block.pictures]
     assert names == ["forgetting-memorization-AB", "forgetting-memorization-ABC"]
     assert isinstance(blocks[-1], Details)

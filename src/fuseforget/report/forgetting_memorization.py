@@ -29,7 +29,9 @@ NOTE = (
     "a row: no setting of it had shared ALR and perplexity no worse than the average's; the nearest one is shown."
 )
 EQUAL_NOTE = (
-    "Gain: unshared ALR less that of the average whose change from the base is shrunk until it has the same perplexity, or the "
+    "Each method at the setting that forgets most beyond the average shrunk to the same ALR on shared rows, by the half of the "
+    "rows that settings are chosen on; told on the other half. Gain: unshared ALR less that of the average whose change from "
+    "the base is shrunk until it has the same perplexity, or the "
     "same ALR on shared rows (linear between scales; of several such scales the one that is best for the average). Above 0 a "
     "method forgets more than shrinking does. Intervals are paired over rows, at that scale. Not reached: no scale from 0 (the "
     "base) to 1 (the average) has it, so shrinking says nothing about the method: see its perplexity and shared ALR above."
@@ -55,29 +57,35 @@ def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
         "ALR on unshared rows (higher: forgotten) against perplexity and against ALR on shared rows, on the half of the rows "
         "that tells: a line over a method's settings, the chosen one ringed; black: the average shrunk. Better is above it."
     )
+    beyond = [r for r in records if r["kind"] == "beyond_shrinking"]
     unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
     picture = Picture(f"forgetting-memorization-{case}", draw_memorization_curves(records), caption, wide=True)
     return [
-        *blocks, Paragraphs(_lead(results), "lead"), Pictures([picture]), _result_table(results, unsound), _equal_table(results),
+        *blocks, Paragraphs(_lead(results, beyond), "lead"), Pictures([picture]), _result_table(results, unsound),
+        _equal_table(beyond),
         Details("ALR by model, and the chosen settings", [_by_model(results, case), _chosen_table(records)]),
     ]  # fmt: skip
 
 
-def _lead(results: dict[str, Record]) -> list[str]:
-    """How many methods forget more than the average does when it is only shrunk, and which does so most."""
-    others = {row: r for row, r in results.items() if row not in (ALONE, AVERAGE)}
-    reached = {row: r["at_equal"] for row, r in others.items() if all(one["reached"] for one in r["at_equal"].values())}
-    more = [row for row, at in reached.items() if all(one["gain"]["low"] > 0 for one in at.values())]
+def _lead(results: dict[str, Record], beyond: Sequence[Record]) -> list[str]:
+    """How many methods forget more than the average does when it is only shrunk, and which."""
+    others = [row for row in results if row not in (ALONE, AVERAGE)]
     average = results[AVERAGE]
     lines = [
         f"The average has ALR {cell(average['unshared'])} on unshared rows, {cell(average['shared'])} on shared ones, perplexity "
         f"{exact(average['perplexity'], 1)}."
     ]
-    said = f": {', '.join(more)}" if more else ""
-    lines.append(
-        f"Of {len(others)} other methods {len(more)} forget more than the average shrunk to equal perplexity and to equal shared "
-        f"ALR, both beyond their intervals{said}; {len(others) - len(reached)} are where no shrinking leads, in one or the other."
-    )
+    for side, words in (("shared", "ALR on shared rows"), ("perplexity", "perplexity")):
+        at = {r["row"]: r["at_equal"][side] for r in beyond}
+        more = [row for row, one in at.items() if one["reached"] and one["gain"]["low"] > 0]
+        said = f": {', '.join(more)}" if more else ""
+        lines.append(
+            f"Of {len(others)} other methods {len(more)} forget more than the average shrunk to equal {words}, beyond the "
+            f"interval{said}."
+        )
+    none = [row for row in others if all(row != r["row"] for r in beyond)]
+    if none:
+        lines.append(f"No shrinking leads to the ALR on shared rows that any setting has of {', '.join(none)}.")
     return lines
 
 
@@ -129,12 +137,13 @@ def _result_table(results: dict[str, Record], unsound: set[str]) -> Table:
     return Table("What each method forgets", header, rows, NOTE)
 
 
-def _equal_table(results: dict[str, Record]) -> Table:
-    rows = []
-    for row, r in results.items():
-        if row != ALONE:
-            rows.append([row, f"{r['unshared']['value']:.3f}", *_equal(r, "perplexity"), *_equal(r, "shared")])
-    header = ["method", "ALR, unshared"]
+def _equal_table(beyond: Sequence[Record]) -> Table:
+    rows = [
+        [r["row"], setting(r["parameters"]), *(f"{r[on]['value']:.3f}" for on in ("unshared", "shared")),
+         f"{r['perplexity']['value']:.1f}", *_equal(r, "perplexity"), *_equal(r, "shared")]
+        for r in beyond
+    ]  # fmt: skip
+    header = ["method", "other than the defaults", "ALR, unshared", "ALR, shared", "perplexity"]
     for side in ("perplexity", "shared ALR"):
         header += [f"average shrunk to equal {side}", "gain"]
     return Table("Against the average that is only shrunk", header, rows, EQUAL_NOTE)

@@ -9,7 +9,7 @@ from itertools import product
 from fuseforget.methods import METHODS, Value
 from fuseforget.studies.method_settings import LEFT_OUT as NEEDS_MORE
 
-__all__ = ["AVERAGE", "CONTENDERS", "DIAL", "LEFT_OUT", "MOST_SETTINGS", "SCALED", "Contender"]
+__all__ = ["AVERAGE", "CONTENDERS", "DIAL", "LEFT_OUT", "MOST_SETTINGS", "OF_TEXT", "SCALED", "Contender"]
 
 MOST_SETTINGS = 8  # of a method: with more, one would win on validation data by chance
 AVERAGE, SCALED = "average", "average, scaled"
@@ -95,6 +95,14 @@ CONTENDERS = (
     Contender("consensus", "consensus", COMMON, source="near to strictly common and all of it, at less and more than its scale"),
     Contender("spectral_consensus", "spectral_consensus", SPECTRAL,
               source="the strictness up to its default, at its length and at more"),
+)  # fmt: skip
+# Who memorised text has it in the tables of tokens too, and models of different texts have less in common.
+OF_TEXT = (
+    Contender("spectral_consensus, short", "spectral_consensus", _grid(forget=(0.5, 0.8, 0.9, 0.97), lambda_=(0.8, 1.0)),
+              source="gentler, and at less than its length"),
+    Contender("spectral_consensus, tables", "spectral_consensus",
+              tuple({**point, "embeddings": True} for point in _grid(forget=(0.5, 0.8, 0.9, 0.97), lambda_=(0.8, 1.0))),
+              source="the same, with tables of tokens and positions filtered too"),
 )  # fmt: skip
 DIAL = Contender("dial", "spectral_consensus", _grid(forget=TURNED), source="from end to end")
 

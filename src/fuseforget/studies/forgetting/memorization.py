@@ -15,14 +15,16 @@ from fuseforget.leakage.scoring import Scorer
 from fuseforget.records import Record, Run
 from fuseforget.studies.forgetting.contenders import Contender
 from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion, fusions_of
-from fuseforget.studies.forgetting.memorization_choice import Candidate, choose_least_memorised
+from fuseforget.studies.forgetting.memorization_choice import Candidate, choose_beyond_shrinking, choose_least_memorised
 from fuseforget.studies.forgetting.memorization_results import (
     SHRUNK,
     SPLITS,
     UNSHARED,
     Case,
     Halves,
+    conclude_beyond,
     conclude_case,
+    curve_of,
     measured_on,
 )
 from fuseforget.studies.forgetting.memorization_source import COMMAND, FusedReader, Reading, open_corpus
@@ -42,7 +44,8 @@ def do_memorization(run: Run, sources: Sequence[Source], settings: ForgettingStu
     """The part ``memorization``: :func:`measure_memorization` of every such study among the sources."""
     for source in sources:
         if source.command == COMMAND:
-            measure_memorization(run, source.name, source.path, settings.contenders, settings.seed, workers, say)
+            contenders = (*settings.contenders, *settings.of_text)
+            measure_memorization(run, source.name, source.path, contenders, settings.seed, workers, say)
 
 
 def measure_memorization(
@@ -51,8 +54,9 @@ def measure_memorization(
     """Ask every contender's settings on the first two and three models, choose one of each, and record what these come to.
 
     Records: ``tokens`` and ``energies`` of sets of rows (their names begin with the source's), ``knowledge`` (that single
-    models know their rows), ``point``, ``chosen`` and ``forgetting_result``, these of the part ``memorization``; what the run
-    has is not done again.
+    models know their rows), ``point``, ``chosen`` (the setting that forgets most within the average's limits) and its
+    ``forgetting_result``, ``beyond_shrinking`` (the setting that forgets most beyond the average shrunk to the same ALR on shared
+    rows), these of the part ``memorization``; what the run has is not done again.
 
     Args:
         source: what the records call the study.
@@ -65,9 +69,13 @@ def measure_memorization(
         if not _knows(case, say):
             continue
         bench.ask(case, SHRUNK)
-        chosen = [_choose(bench, case, fusions) for fusions in fusions_of(contenders, number)]
+        asked = list(fusions_of(contenders, number))
+        chosen = [_choose(bench, case, fusions) for fusions in asked]
         bench.ask(case, chosen, CONTROL)
         conclude_case(case, chosen)
+        curve = curve_of(case, SPLITS[0])
+        most = [choose_beyond_shrinking([_candidate(bench, case, fusion) for fusion in fusions], curve) for fusions in asked[1:]]
+        conclude_beyond(case, [one.fusion for one in most if one is not None])
 
 
 class _Bench:

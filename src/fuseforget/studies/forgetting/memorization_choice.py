@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from fuseforget.studies.forgetting.fusions import Fusion
 
-__all__ = ["Candidate", "Equal", "Shrunk", "at_equal", "choose_least_memorised"]
+__all__ = ["SHARED", "Candidate", "Equal", "Shrunk", "at_equal", "choose_beyond_shrinking", "choose_least_memorised"]
 
+SHARED = "shared"
 ROUNDING = 1e-6  # of a value: the same model computed in another way differs by less
 Values = npt.NDArray[np.float64]
 
@@ -65,6 +66,17 @@ def choose_least_memorised(candidates: Sequence[Candidate], average: Candidate) 
     if sound:
         return max(sound, key=lambda one: one.unshared), True
     return min(candidates, key=lambda one: one.excess(average)), False
+
+
+def choose_beyond_shrinking(candidates: Sequence[Candidate], curve: Sequence[Shrunk]) -> Candidate | None:
+    """The candidate that forgets most beyond the average shrunk to the same ALR on shared rows; None: no shrinking leads there.
+
+    Args:
+        curve: on the rows that the candidates were measured on.
+    """
+    gains = [(one, at_equal(curve, SHARED, one.shared)) for one in candidates]
+    found = [(one.unshared - float(equal.rows.mean()), one) for one, equal in gains if equal is not None]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def at_equal(curve: Sequence[Shrunk], on: str, target: float) -> Equal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +31,18 @@ from fuseforget.studies.forgetting.memorization_choice import Shrunk, at_equal
 from fuseforget.studies.memorization.data import CONTROL, SHARED, VALIDATION
 from fuseforget.studies.memorization.models import REFERENCE
 
-__all__ = ["ALONE", "SHRUNK", "SPLITS", "UNSHARED", "Case", "Halves", "conclude_case", "measured_on"]
+__all__ = [
+    "ALONE",
+    "SHRUNK",
+    "SPLITS",
+    "UNSHARED",
+    "Case",
+    "Halves",
+    "conclude_beyond",
+    "conclude_case",
+    "curve_of",
+    "measured_on",
+]
 
 SPLITS = ("validation", "test")  # the first and the second half of each set of rows
 UNSHARED, PERPLEXITY = "unshared", "perplexity"
@@ -129,9 +140,8 @@ def conclude_case(case: Case, chosen: Sequence[Fusion]) -> None:
     if all(run.find("forgetting_result", **where, row=row) for row in (ALONE, *(one.row for one in chosen))):
         return
     found: dict[str, Record] = {ALONE: {**measured_on(case, None, SPLITS[1]), "tpr": _attacked(case, None)}}
-    curve = list(_curve(case))
     for fusion in chosen:
-        found[fusion.row] = {**fusion.where, **_result(case, fusion, curve)}
+        found[fusion.row] = {**fusion.where, **_result(case, fusion)}
     tests = [test for one in found.values() for test in one.get("against_average", [])]
     for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = p
@@ -140,14 +150,13 @@ def conclude_case(case: Case, chosen: Sequence[Fusion]) -> None:
             run.add("forgetting_result", **{**where, "row": row, **fields})
 
 
-def _result(case: Case, fusion: Fusion, curve: Sequence[Shrunk]) -> Record:
+def _result(case: Case, fusion: Fusion) -> Record:
     model = case.model(fusion)
     measured = measured_on(case, model, SPLITS[1])
     return {
         **measured,
         "tpr": _attacked(case, model),
         "retained": _retained(case, model),
-        "at_equal": {on: _at_equal(case, model, curve, on, measured[on]["value"]) for on in (PERPLEXITY, SHARED)},
         "against_average": [] if fusion == AVERAGE else _tests(case, model),
     }
 
@@ -174,11 +183,26 @@ def _retained(case: Case, model: str) -> Record | None:
         return None
 
 
-def _curve(case: Case) -> Iterator[Shrunk]:
+def curve_of(case: Case, split: str) -> list[Shrunk]:
     """The average shrunk, from the base on."""
+    found = []
     for scale, model in [(0.0, REFERENCE), *((float(one.parameters["lambda"]), case.model(one)) for one in SHRUNK)]:
-        measured = measured_on(case, model, SPLITS[1])
-        yield Shrunk(scale, {on: measured[on]["value"] for on in (PERPLEXITY, SHARED)}, _rows(case, model))
+        measured = measured_on(case, model, split)
+        values = {on: measured[on]["value"] for on in (PERPLEXITY, SHARED)}
+        found.append(Shrunk(scale, values, _rows(case, model, split)))
+    return found
+
+
+def conclude_beyond(case: Case, chosen: Sequence[Fusion]) -> None:
+    """Record what fusions forget beyond the average shrunk as far, on the rows that tell, where it is not recorded."""
+    curve = curve_of(case, SPLITS[1])
+    for fusion in chosen:
+        where = {"part": "memorization", "source": case.halves.source, "case": case.name, **fusion.where}
+        if case.halves.run.find("beyond_shrinking", **where) is None:
+            model = case.model(fusion)
+            measured = measured_on(case, model, SPLITS[1])
+            at = {on: _at_equal(case, model, curve, on, measured[on]["value"]) for on in (PERPLEXITY, SHARED)}
+            case.halves.run.add("beyond_shrinking", **where, **measured, at_equal=at)
 
 
 def _at_equal(case: Case, model: str, curve: Sequence[Shrunk], on: str, target: float) -> Record:
@@ -186,13 +210,13 @@ def _at_equal(case: Case, model: str, curve: Sequence[Shrunk], on: str, target: 
     equal = at_equal(curve, on, target)
     if equal is None:
         return {"reached": False, "scale": None, UNSHARED: None, "gain": None}
-    more = _rows(case, model) - equal.rows
+    more = _rows(case, model, SPLITS[1]) - equal.rows
     gain = bootstrap_mean(more) if more.any() else Interval(0.0, 0.0, 0.0, len(more))
     return {"reached": True, "scale": equal.scale, UNSHARED: float(equal.rows.mean()), "gain": asdict(gain)}
 
 
-def _rows(case: Case, model: str) -> np.ndarray:
-    return ratios(case.energies(UNSHARED, model, SPLITS[1]), case.reference(UNSHARED, model, SPLITS[1]))
+def _rows(case: Case, model: str, split: str) -> np.ndarray:
+    return ratios(case.energies(UNSHARED, model, split), case.reference(UNSHARED, model, split))
 
 
 def _tests(case: Case, model: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fuseforget.errors import InputError, require_seed
 from fuseforget.studies.forgetting.choice import ALLOWANCE
-from fuseforget.studies.forgetting.contenders import CONTENDERS, DIAL, Contender
+from fuseforget.studies.forgetting.contenders import CONTENDERS, DIAL, OF_TEXT, Contender
 
 __all__ = ["FEWEST", "RULE_TEXTS", "TEXTS", "ForgettingStudy"]
 
@@ -30,6 +30,7 @@ class ForgettingStudy:
         allowance: how far below the plain average's the task accuracy of a chosen setting may be.
         contenders: the methods and their settings. They and the parts do not make a run another: a finished run can be asked
             for more of both, though not for other settings of a method that it has.
+        of_text: more contenders, for memorised text alone.
         dial: one knob, asked from end to end; None: no such method.
         threads: that a training computes with.
     """
@@ -40,6 +41,7 @@ class ForgettingStudy:
     texts: int = TEXTS
     allowance: float = ALLOWANCE
     contenders: tuple[Contender, ...] = CONTENDERS
+    of_text: tuple[Contender, ...] = OF_TEXT
     dial: Contender | None = DIAL
     threads: int = 1
 
@@ -54,7 +56,7 @@ class ForgettingStudy:
             )  # fmt: skip
         if not 0 <= self.allowance <= 1:
             raise InputError("allowance", expected="a share of right answers", found=str(self.allowance))
-        rows = [one.row for one in self.contenders]
+        rows = [one.row for one in (*self.contenders, *self.of_text)]
         if "average" not in rows or len(set(rows)) != len(rows):
             raise InputError(
                 "contenders", expected="different rows, average among them: the others are held to its task accuracy",
