@@ -175,11 +175,13 @@ def test_the_most_forgetful_of_the_sound_settings_is_chosen_else_the_nearest():
 
 def test_the_setting_that_forgets_most_beyond_shrinking_is_found_at_equal_shared_alr():
     curve = [Shrunk(scale, {"shared": 1 - scale}, np.full(4, 1 - 0.5 * scale)) for scale in (0.0, 0.5, 1.0)]
-    little, much, outside = (
-        Candidate(Fusion("ties", "ties"), *found) for found in ((0.9, 0.7, 150.0), (0.8, 0.2, 170.0), (2.0, 1.5, 900.0))
-    )  # fmt: skip
-    assert choose_beyond_shrinking([little, much, outside], curve) == much
-    assert choose_beyond_shrinking([outside], curve) is None
+    average = Candidate(Fusion("average", "average"), 0.5, 0.0, 180.0)
+    little, much, outside, broken = (
+        Candidate(Fusion("ties", "ties"), *found)
+        for found in ((0.9, 0.7, 150.0), (0.8, 0.2, 170.0), (2.0, 1.5, 150.0), (1.5, 0.2, 900.0))
+    )
+    assert choose_beyond_shrinking([little, much, outside, broken], average, curve) == much
+    assert choose_beyond_shrinking([outside, broken], average, curve) is None
 
 
 def test_what_is_beyond_shrinking_is_told_on_the_half_that_did_not_choose_it(records):

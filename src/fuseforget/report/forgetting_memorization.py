@@ -29,9 +29,9 @@ NOTE = (
     "a row: no setting of it had shared ALR and perplexity no worse than the average's; the nearest one is shown."
 )
 EQUAL_NOTE = (
-    "Each method at the setting that forgets most beyond the average shrunk to the same ALR on shared rows, by the half of the "
-    "rows that settings are chosen on; told on the other half. Gain: unshared ALR less that of the average whose change from "
-    "the base is shrunk until it has the same perplexity, or the "
+    "Each method at the setting that forgets most beyond the average shrunk to the same ALR on shared rows, of those whose "
+    "perplexity is no worse than the average's, by the half of the rows that settings are chosen on; told on the other half. "
+    "Gain: unshared ALR less that of the average whose change from the base is shrunk until it has the same perplexity, or the "
     "same ALR on shared rows (linear between scales; of several such scales the one that is best for the average). Above 0 a "
     "method forgets more than shrinking does. Intervals are paired over rows, at that scale. Not reached: no scale from 0 (the "
     "base) to 1 (the average) has it, so shrinking says nothing about the method: see its perplexity and shared ALR above."
@@ -85,7 +85,11 @@ def _lead(results: dict[str, Record], beyond: Sequence[Record]) -> list[str]:
         )
     none = [row for row in others if all(row != r["row"] for r in beyond)]
     if none:
-        lines.append(f"No shrinking leads to the ALR on shared rows that any setting has of {', '.join(none)}.")
+        lines.append(
+            "No setting has the average's perplexity or less and an ALR on shared rows to which shrinking leads: "
+            + ", ".join(none)
+            + "."
+        )
     return lines
 
 

@@ -56,7 +56,7 @@ def measure_memorization(
     Records: ``tokens`` and ``energies`` of sets of rows (their names begin with the source's), ``knowledge`` (that single
     models know their rows), ``point``, ``chosen`` (the setting that forgets most within the average's limits) and its
     ``forgetting_result``, ``beyond_shrinking`` (the setting that forgets most beyond the average shrunk to the same ALR on shared
-    rows), these of the part ``memorization``; what the run has is not done again.
+    rows, at no worse perplexity than the average's), these of the part ``memorization``; what the run has is not done again.
 
     Args:
         source: what the records call the study.
@@ -73,9 +73,7 @@ def measure_memorization(
         chosen = [_choose(bench, case, fusions) for fusions in asked]
         bench.ask(case, chosen, CONTROL)
         conclude_case(case, chosen)
-        curve = curve_of(case, SPLITS[0])
-        most = [choose_beyond_shrinking([_candidate(bench, case, fusion) for fusion in fusions], curve) for fusions in asked[1:]]
-        conclude_beyond(case, [one.fusion for one in most if one is not None])
+        conclude_beyond(case, _beyond_shrinking(bench, case, asked[1:]))
 
 
 class _Bench:
@@ -166,6 +164,15 @@ def _choose(bench: _Bench, case: Case, fusions: Sequence[Fusion]) -> Fusion:
             excess=best.excess(average),
         )  # fmt: skip
     return best.fusion
+
+
+def _beyond_shrinking(bench: _Bench, case: Case, asked: Sequence[Sequence[Fusion]]) -> list[Fusion]:
+    """Of each contender the setting that by the first half of the rows forgets most beyond shrinking; of some there is none."""
+    curve, average = curve_of(case, SPLITS[0]), _candidate(bench, case, AVERAGE)
+    found = [
+        choose_beyond_shrinking([_candidate(bench, case, fusion) for fusion in fusions], average, curve) for fusions in asked
+    ]
+    return [one.fusion for one in found if one is not None]
 
 
 def _candidate(bench: _Bench, case: Case, fusion: Fusion) -> Candidate:

@@ -68,13 +68,19 @@ def choose_least_memorised(candidates: Sequence[Candidate], average: Candidate) 
     return min(candidates, key=lambda one: one.excess(average)), False
 
 
-def choose_beyond_shrinking(candidates: Sequence[Candidate], curve: Sequence[Shrunk]) -> Candidate | None:
-    """The candidate that forgets most beyond the average shrunk to the same ALR on shared rows; None: no shrinking leads there.
+def choose_beyond_shrinking(
+    candidates: Sequence[Candidate], average: Candidate, curve: Sequence[Shrunk]
+) -> Candidate | None:  # fmt: skip
+    """The candidate that forgets most beyond the average shrunk to the same ALR on shared rows.
+
+    Of those whose perplexity is no worse than the average's: a broken model forgets all. None: there is none to which
+    shrinking leads.
 
     Args:
         curve: on the rows that the candidates were measured on.
     """
-    gains = [(one, at_equal(curve, SHARED, one.shared)) for one in candidates]
+    whole = [one for one in candidates if one.perplexity <= average.perplexity * (1 + ROUNDING)]
+    gains = [(one, at_equal(curve, SHARED, one.shared)) for one in whole]
     found = [(one.unshared - float(equal.rows.mean()), one) for one, equal in gains if equal is not None]
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
