@@ -62,7 +62,7 @@ def wanted(tensors: Sequence[Sequence[Array]], weight: Sequence[float], forget: 
     squares = sum(a * a for a in weight)
     scatter = of_models - of_mean
     common = of_mean - min(scatter, squares * scatter / (1 - squares))
-    share = min(1, 2 * max(common, 0) / of_models)
+    share = min(1, 4 * max(common, 0) / of_models)
     return (1 - forget) * of_mean + forget * share**2 * of_models
 
 
@@ -125,8 +125,8 @@ def test_filters_only_shorten(seed, forget, shape, count):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-@pytest.mark.parametrize(("size", "share"), [(0.5, 1), (1.0, 1), (2.0, 0.4), (3.0, 0.2)], ids=str)
-def test_models_with_less_than_half_in_common_get_less_of_their_length_back(count, size, share):
+@pytest.mark.parametrize(("size", "share"), [(0.5, 1), (1.5, 1), (2.0, 0.8), (3.0, 0.4)], ids=str)
+def test_models_with_less_than_a_quarter_in_common_get_less_of_their_length_back(count, size, share):
     """Changes of one common part and of own ones so many times as long: a share 1 / (1 + size^2) of each is common."""
     base, common = draw((80, 80), 0), draw((80, 80), 1)
     models = [base + common + size * draw((80, 80), 10 * i) for i in range(1, count + 1)]

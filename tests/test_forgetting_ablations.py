@@ -74,7 +74,7 @@ def length(tensors: Tensors, base: Tensors, names: list[str] | None = None) -> f
 
 @pytest.mark.parametrize("forget", [0.0, 0.5, *FORGETS, 1.0])
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.7, 0.3), (0.5, 0.3, 0.2)], ids=str)
-@pytest.mark.parametrize("own", [0.2, 0.5])  # so that more or less than half is common
+@pytest.mark.parametrize("own", [0.2, 0.7])  # so that more or less than a quarter is common
 def test_the_default_is_the_products_method(tmp_path, weights, forget, own):
     base, models = models_of(len(weights), own)
     paths = [write_raw(tmp_path / f"m{i}", one) for i, one in enumerate([base, *models])]
@@ -98,10 +98,10 @@ def test_the_default_is_the_products_method(tmp_path, weights, forget, own):
 def wanted_squares(
     base: Tensors, models: list[Tensors], average: Tensors, names: list[str], forget: float
 ) -> dict[str, float]:  # fmt: skip
-    """The squared lengths of two models' filtered tensors: all of the models' where half of all of these is common."""
+    """The squared lengths of two models' filtered tensors: all of the models' where a quarter of these is common."""
     own = {name: sum(length(model, base, [name]) ** 2 / 2 for model in models) for name in names}
     common = sum(float(((models[0][name] - base[name]) * (models[1][name] - base[name])).double().sum()) for name in names)
-    share = min(1, 2 * common / sum(own.values()))
+    share = min(1, 4 * common / sum(own.values()))
     return {name: (1 - forget) * length(average, base, [name]) ** 2 + forget * share**2 * own[name] for name in names}
 
 

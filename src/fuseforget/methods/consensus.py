@@ -76,8 +76,8 @@ def spectral_consensus(
     ``P = D (T + b N)^-1 D^T`` of the columns' Gram matrices and Q, the same of the rows'; both only shorten. One factor s for the
     whole model makes up for it: ``s^2 = ((1 - forget) sum |D|^2 + forget r^2 sum sum_i alpha_i |D_i|^2) / sum |F|^2`` over all
     matrices, from the average's own length to that of the models (:mod:`fuseforget.methods.lengths`). The share r of that is all
-    of it where at least half of the changes is common to all models, and falls to nothing with what is. Of matrices that have
-    less in common than others less stays. Convolutions are matrices of outputs x (inputs x kernel). What is no matrix (vectors,
+    where at least a quarter of the changes is common to all models, and falls to nothing with what is. Of matrices that have less
+    in common than others less stays. Convolutions are matrices of outputs x (inputs x kernel). What is no matrix (vectors,
     norms), embeddings unless asked for, and heads of two labels are averaged, and not scaled.
 
     ``forget = 0`` is the average, also of single tensors: these are not counted for the others' factor. Equal models come back.

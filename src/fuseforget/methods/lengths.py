@@ -9,8 +9,9 @@ from typing import NamedTuple
 __all__ = ["COMMON", "NOTHING", "Lengths", "restoring"]
 
 # The share of the models' changes, by squared length, that is to be common if these are to get all of their length back. Where
-# less is common, so much less of the length: of models that share little, what is left would be stretched most, chance first.
-COMMON = 0.5
+# less is common, so much less of the length: of models that share next to nothing, chance would be stretched. It is below what
+# related models had (biased ones .29 to .36, which do best at all of it; docs/methods/spectral-consensus.md).
+COMMON = 0.25
 ROUNDING = 1e-9  # equal models are to come back to the bit
 
 

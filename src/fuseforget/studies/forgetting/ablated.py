@@ -230,9 +230,9 @@ def _factors(variant: Variant, filtered: Mapping[str, _Filtered], forget: float)
 
 
 def _share_back(filtered: Sequence[_Filtered]) -> float:
-    """The share of the models' length that is given back: all where half of it is common, and nothing where nothing is."""
+    """The share of the models' length that is given back: all where a quarter of it is common, none where nothing is."""
     models, common = (sum(getattr(one, part) for one in filtered) for part in ("models", "common"))
-    return min(1.0, 2 * max(common, 0.0) / models) if models > 0 else 1.0
+    return min(1.0, 4 * max(common, 0.0) / models) if models > 0 else 1.0
 
 
 def _restoring(filtered: Sequence[_Filtered], forget: float, back: float) -> float:
