@@ -18,11 +18,11 @@ from fuseforget.models import encode_batches, load_classifier, predict
 from fuseforget.records import Run, decode_values, facts, read_records
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Details, Pictures, Table
-from fuseforget.report.forgetting_bias import bias_blocks, settings_on_validation
+from fuseforget.report.forgetting_bias import bias_blocks, last_results, settings_on_validation
 from fuseforget.report.markdown import render_markdown
 from fuseforget.studies.bias import run_bias_study
 from fuseforget.studies.bias.answers import grouped
-from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
+from fuseforget.studies.forgetting import ForgettingStudy, bias, run_forgetting_study
 from fuseforget.studies.forgetting.bias import Candidate, choose_least_biased, do_bias
 from fuseforget.studies.forgetting.bias_results import gone
 from fuseforget.studies.forgetting.bias_source import read_bias_models
@@ -121,6 +121,28 @@ def test_a_setting_is_chosen_on_validation_texts_of_all_seeds(records):
     assert any(point == pytest.approx((best["bias"], best["accuracy"])) for point in drawn)
     told = {json.dumps(r["parameters"]) for r in records if r.get("split") == "test" and r.get("row") == "average, scaled"}
     assert told == {json.dumps(best["parameters"])}
+
+
+def test_what_another_setting_came_to_is_not_counted_where_one_is_chosen_anew(source, records, tmp_path, monkeypatch):
+    """As where settings were chosen on fewer seeds before: each is told by its own answers."""
+    with monkeypatch.context() as patch:
+        patch.setattr(bias, "choose_least_biased", lambda candidates, *level: (max(candidates, key=lambda c: c.bias), True))
+        before = measure(tmp_path / "run", source)
+    other, chosen = (
+        next(r["parameters"] for r in of if r["kind"] == "chosen" and r["row"] == "average, scaled") for of in (before, records)
+    )
+    assert other != chosen
+    both = measure(tmp_path / "run", source)
+    at = {json.dumps([r["group"], r["row"], r["parameters"]]): r for r in both if r["kind"] == "forgetting_result"}
+    for (group, row), alone in results(records).items():
+        told = at[json.dumps([group, row, alone["parameters"]])]
+        for key in ("seeds", "accuracy", "gaps", "gone"):
+            assert told[key] == alone[key], (group, row, key)
+    shown = [json.dumps([r["group"], r["row"], r["parameters"]]) for r in last_results(both)]
+    assert len(shown) == len(set(shown)) == len(results(records))
+    page = render_markdown(bias_blocks(both), lambda picture: picture.name)
+    assert page.count(f"lambda {chosen['lambda']:g}") == 1
+    assert f"lambda {other['lambda']:g} " not in page
 
 
 def test_it_is_a_part_of_the_study_which_has_a_page_of_it(source, tmp_path):

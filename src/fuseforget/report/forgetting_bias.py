@@ -14,7 +14,7 @@ from fuseforget.report.forgetting_facts import AVERAGE, DEEPEST, of_part, settin
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios", "settings_on_validation"]
+__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios", "last_results", "settings_on_validation"]
 
 Record = dict[str, Any]
 ALONE = "alone"
@@ -43,13 +43,13 @@ def bias_blocks(records: Sequence[Record]) -> list[Block]:
 
 def _of_source(records: Sequence[Record], source: str) -> list[Block]:
     blocks: list[Block] = [Heading(f"Unshared bias goes, shared bias stays? ({source})"), *_knowledge(records)]
-    results = [r for r in records if r["kind"] == "forgetting_result"]
+    results = last_results(records)
     if not results:
         return [*blocks, Paragraphs(["Not finished: nothing is concluded yet."], "warn")]
     groups = list(dict.fromkeys(r["group"] for r in results))
     main = _main_group(records)
     blocks += [Paragraphs(_lead(results, main), "lead"), Pictures(_pictures(records, results, main))]
-    unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
+    unsound = {row for row, r in _last_choices(records).items() if not r["sound"]}
     blocks.append(_gaps_table([r for r in results if r["group"] == main], main, unsound))
     ratios = [g for g in groups if g.startswith("ratio ")]
     if len(ratios) > 1:
@@ -58,6 +58,18 @@ def _of_source(records: Sequence[Record], source: str) -> list[Block]:
     if shared:
         blocks.append(_shared_table(results, shared, unsound))
     return [*blocks, Details("The chosen settings", [_chosen_table(records)])]
+
+
+def _last_choices(records: Sequence[Record]) -> dict[str, Record]:
+    """The setting of each contender that was chosen last: with more seeds it may be another."""
+    return {r["row"]: r for r in records if r["kind"] == "chosen"}
+
+
+def last_results(records: Sequence[Record]) -> list[Record]:
+    """What the settings that were chosen last came to, each on the most seeds."""
+    chosen = _last_choices(records)
+    told = [r for r in records if r["kind"] == "forgetting_result" and r["parameters"] == chosen[r["row"]]["parameters"]]
+    return list({(r["group"], r["row"]): r for r in told}.values())
 
 
 def _knowledge(records: Sequence[Record]) -> list[Block]:
@@ -207,8 +219,7 @@ def _chosen_table(records: Sequence[Record]) -> Table:
     rows = [
         [r["row"], r["method"], setting(r["parameters"]), f"{r['accuracy']:.3f}", f"{r['bias']:.3f}",
          "yes" if r["sound"] else "no"]
-        for r in records
-        if r["kind"] == "chosen"
+        for r in _last_choices(records).values()
     ]  # fmt: skip
     header = ["row", "method", "other than the defaults", "accuracy", "bias left", "keeps the average's accuracy"]
     return Table("", header, rows, "On the validation texts that settings were chosen on.")

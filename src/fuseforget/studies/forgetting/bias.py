@@ -71,7 +71,8 @@ def measure_bias(
     chosen = _choose(bench, contenders, learned, allowance)
     for case in study.cases():
         bench.ask(case, chosen, "test")
-    conclude_bias(run, source, study.pair, {a: grouped(study.splits["test"], a) for a in study.pair}, learned)
+    of = {a: grouped(study.splits["test"], a) for a in study.pair}
+    conclude_bias(run, source, study.pair, of, learned, chosen)
 
 
 def choose_least_biased(candidates: Sequence[Candidate], average: float, allowance: float) -> tuple[Candidate, bool]:
@@ -167,7 +168,8 @@ def _choose(bench: _Bench, contenders: Sequence[Contender], learned: Sequence[st
         candidates = [_candidate(bench, cases, fusion, learned) for fusion in fusions]
         level = candidates[0].accuracy if fusions[0] == AVERAGE else level
         best, sound = choose_least_biased(candidates, level, allowance)
-        fields: Record = {"part": "bias", "source": bench.source, **best.fusion.where}
+        seeds = [case.seed for case in cases]
+        fields: Record = {"part": "bias", "source": bench.source, "seeds": seeds, **best.fusion.where}
         if bench.run.find("chosen", **fields) is None:
             bench.run.add("chosen", **fields, sound=sound, accuracy=best.accuracy, bias=best.bias, average=level)
         chosen.append(best.fusion)

@@ -48,25 +48,31 @@ def gone(of: Grouped, fused: Codes, own: Sequence[Codes]) -> dict[str, Interval]
     }
 
 
-def conclude_bias(run: Run, source: str, pair: Sequence[str], of: Mapping[str, Grouped], learned: Sequence[str]) -> None:
-    """Record for every group of cases and every contender what its test points come to, where it is not recorded.
+def conclude_bias(
+    run: Run, source: str, pair: Sequence[str], of: Mapping[str, Grouped], learned: Sequence[str], chosen: Sequence[Fusion]
+) -> None:  # fmt: skip
+    """Record for every group of cases and every chosen fusion what its test points come to, where it is not recorded.
 
-    Tests against the average are corrected over all contenders and metrics of a group (Holm).
+    Test points of other settings, chosen before on fewer seeds, are not looked at. Tests against the average are
+    corrected over all contenders and metrics of a group (Holm).
     """
+    told = {one.row: one.where for one in (ALONE, *chosen)}
     points = [
         r
         for r in run.records
         if r["kind"] == "point" and (r["part"], r["source"], r["split"]) == ("bias", source, "test")
+        and all(r[key] == value for key, value in told.get(r["row"], {"row": None}).items())
     ]  # fmt: skip
     results = _Results(points, pair, of, learned)
     groups = dict.fromkeys(r["group"] for r in points if r["group"] != ALONE.row)
     for group in [g for g in groups if not _shared(g) or g in map(both, learned)]:
         rows = list(dict.fromkeys(r["row"] for r in points if r["group"] == group))
-        where: Record = {"part": "bias", "source": source, "group": group}
-        if any(run.find("forgetting_result", **where, row=row) is None for row in rows):
+        seeds = [r["seed"] for r in points if (r["group"], r["row"]) == (group, AVERAGE.row)]
+        where: Record = {"part": "bias", "source": source, "group": group, "seeds": seeds}
+        if any(run.find("forgetting_result", **where, **told[row]) is None for row in rows):
             for row, found in results.of_group(group, rows).items():
-                if run.find("forgetting_result", **where, row=row) is None:
-                    run.add("forgetting_result", **where, row=row, **found)
+                if run.find("forgetting_result", **where, **told[row]) is None:
+                    run.add("forgetting_result", **{**where, "row": row, **found})
 
 
 class _Results:
