@@ -66,10 +66,11 @@ def _last_choices(records: Sequence[Record]) -> dict[str, Record]:
 
 
 def last_results(records: Sequence[Record]) -> list[Record]:
-    """What the settings that were chosen last came to, each on the most seeds."""
+    """What the settings that were chosen last came to, each on the most seeds, in the order of the contenders."""
     chosen = _last_choices(records)
     told = [r for r in records if r["kind"] == "forgetting_result" and r["parameters"] == chosen[r["row"]]["parameters"]]
-    return list({(r["group"], r["row"]): r for r in told}.values())
+    order = list(chosen)
+    return sorted({(r["group"], r["row"]): r for r in told}.values(), key=lambda r: order.index(r["row"]))
 
 
 def _knowledge(records: Sequence[Record]) -> list[Block]:
