@@ -51,7 +51,7 @@ def main(out: str) -> None:
     bars.set_ylabel("size of the change in a direction")
     bars.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     share = np.linspace(0, 1, 400)
-    for forget, style in ((0.0, ":"), (0.5, "-."), (0.9, "--"), (0.99, "-")):
+    for forget, style in ((0.0, ":"), (0.5, "-."), (0.9, "--"), (0.97, "-")):
         odds = forget / (1 - forget)
         curves.plot(share, 1 / (1 + odds * share), style, color="#333333")
         curves.annotate(f"forget {forget:g}", (1.02, 1 / (1 + odds)), va="center")

@@ -188,7 +188,7 @@ METHODS = {
             "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
             kernels=True, surveys=True,
             parameters=(
-                Parameter("forget", 0.99, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
+                Parameter("forget", 0.97, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
                 LAMBDA,
                 Parameter("embeddings", False, "filter tables of tokens and positions too, row by row"),
             ),

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 METHOD = METHODS["spectral_consensus"]
-FORGET = 0.99  # the method's own setting
+FORGET = 0.97  # the method's own setting
 FORGETS = (0.5, 0.9, 0.97, 0.99)
 # What takes the knob's place where the filter has another: shares of agreement, and ranks. The prototype had .5, .25.
 DIALS: Mapping[str, tuple[str, tuple[float, ...]]] = {
