@@ -561,7 +561,7 @@ def test_results_are_those_of_the_points(measured):
     equal = {row for row, result in results.items() if result["equal_norm"]["equal"]}
     assert {DEFAULT.name, "left", "both", "hard", "projectors", "each its own", "MLP, whole", LENGTHENED} <= equal
     assert "no scale" not in equal
-    assert abs(results["no scale"]["equal_norm"]["of_method"] - 1) > 0.05
+    assert results["no scale"]["equal_norm"]["of_method"] < 0.98
     assert [r["row"] for r in records if r["kind"] == "update_relation"] == list(results)
 
 

@@ -19,6 +19,7 @@ __all__ = ["draw_memorization_curves", "memorization_blocks"]
 
 Record = dict[str, Any]
 AVERAGE, ALONE, SHRUNK = "average", "alone", "average, shrunk"
+BROKEN = 1.5  # times the average's perplexity: what a picture leaves out
 SIDES = {"perplexity": "perplexity on validation rows", "shared": "ALR on shared rows (lower: kept)"}
 NOTE = (
     "ALR (Eq. 17, the base has 1, lower is more memorised) on rows that one of the models was trained on and on those that all "
@@ -55,7 +56,8 @@ def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
         return [*blocks, Paragraphs(["Not finished: nothing is concluded yet."], "warn")]
     caption = (
         "ALR on unshared rows (higher: forgotten) against perplexity and against ALR on shared rows, on the half of the rows "
-        "that tells: a line over a method's settings, the chosen one ringed; black: the average shrunk. Better is above it."
+        "that tells: a mark a setting, the chosen one ringed; black: the average shrunk. Better is above it. "
+        f"Settings of more than {BROKEN:g} times the average's perplexity are left out: what is broken has forgotten all."
     )
     beyond = [r for r in records if r["kind"] == "beyond_shrinking"]
     unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
@@ -96,18 +98,20 @@ def _lead(results: dict[str, Record], beyond: Sequence[Record]) -> list[str]:
 def draw_memorization_curves(records: Sequence[Record]) -> Figure:
     """Unshared ALR against perplexity and against shared ALR, over the settings of every method."""
     figure = blank_figure(12.0, 4.8)
-    points = [r for r in records if r["kind"] == "point" and r["split"] == "test"]
+    told = [r for r in records if r["kind"] == "point" and r["split"] == "test"]
+    most = BROKEN * next(r["perplexity"]["value"] for r in told if r["row"] == AVERAGE)
+    points = [r for r in told if r["perplexity"]["value"] <= most]
     chosen = [(r["row"], r["parameters"]) for r in records if r["kind"] == "chosen"]
     rows = [row for row in dict.fromkeys(r["row"] for r in points) if row != SHRUNK]
     for place, (side, label) in enumerate(SIDES.items(), 1):
         axes = figure.add_subplot(1, 2, place)
-        _draw_line(axes, [r for r in points if r["row"] == SHRUNK], side, {"color": "black", "marker": "."}, SHRUNK)
+        _draw(axes, [r for r in points if r["row"] == SHRUNK], side, {"color": "black", "marker": ".", "linewidth": 0.8}, SHRUNK)
         for number, row in enumerate(rows):
             look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
             own = [r for r in points if r["row"] == row]
-            _draw_line(axes, own, side, look, row)
-            told = [r for r in own if (row, r["parameters"]) in chosen]
-            axes.plot(*_places(told, side), "o", markersize=11, markerfacecolor="none", color=look["color"])
+            _draw(axes, own, side, {**look, "linestyle": ""}, row)
+            ringed = [r for r in own if (row, r["parameters"]) in chosen]
+            axes.plot(*_places(ringed, side), "o", markersize=11, markerfacecolor="none", color=look["color"])
         plain_log_scale(axes)
         axes.set_xlabel(label)
         axes.set_ylabel("ALR on unshared rows (higher: forgotten)")
@@ -117,8 +121,8 @@ def draw_memorization_curves(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _draw_line(axes: Any, points: Sequence[Record], side: str, look: Record, label: str) -> None:
-    axes.plot(*_places(points, side), linewidth=0.8, markersize=5, label=label, **look)
+def _draw(axes: Any, points: Sequence[Record], side: str, look: Record, label: str) -> None:
+    axes.plot(*_places(points, side), markersize=5, label=label, **look)
 
 
 def _places(points: Sequence[Record], side: str) -> tuple[list[float], list[float]]:
