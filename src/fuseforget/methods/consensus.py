@@ -25,7 +25,7 @@ from fuseforget.methods.combination import from_base
 from fuseforget.methods.group import Block, FuseBlock, Group, from_base_each, weighted_sum
 from fuseforget.methods.inner import add_products
 from fuseforget.methods.lengths import NOTHING, Lengths, restoring
-from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, require_finite
+from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, odds_of, require_finite
 from fuseforget.methods.token_filter import FilteredTable, filter_tokens, is_table
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["consensus", "spectral_consensus"]
 
-STRICTEST = 1e-6  # what 1 - forget is at the least: at 1 itself nothing but equal changes would be left
 LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two labels have no directions to speak of
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
 # In float32, what a column has of its own, beside those before it, is known to a few roundings (6e-8) of its square. Where it is
@@ -97,7 +96,7 @@ def spectral_consensus(
     if forget == 0:
         return _Averaged(tuple(weight), lambda_)
     if table:
-        return filter_tokens(group, tuple(weight), _odds(forget), forget, lambda_)
+        return filter_tokens(group, tuple(weight), forget, lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
     with contextlib.suppress(_Imprecise):
         return filtered(group, tuple(weight), forget, lambda_, group.dtype)
@@ -205,7 +204,7 @@ def _filtered_tall(group: Group, weight: tuple[float, ...], forget: float, lambd
     _require_normal(of_mean + of_scatter, differ, dtype, group)
     if not differ:
         return _Filtered(Lengths.of(of_mean, 0.0, of_mean, weight, forget), weight, lambda_)
-    root = _root(noisy.mul_(_odds(forget)).add_(mean))
+    root = _root(noisy.mul_(odds_of(forget)).add_(mean))
     sizes = noisy.diagonal().sqrt()
     half = torch.linalg.solve_triangular(root, _whole(mean), upper=False)
     mixing = torch.linalg.solve_triangular(root.mT, half, upper=True)
@@ -249,7 +248,7 @@ def _projector(scatter: torch.Tensor, signal: torch.Tensor, forget: float) -> to
     """``S^T (S S^T + b N)^-1 S``; of N the lower triangle is given, and it is used up."""
     import torch
 
-    noisy = scatter.mul_(_odds(forget))
+    noisy = scatter.mul_(odds_of(forget))
     add_products(noisy, signal.mT)
     return _product(torch.linalg.solve_triangular(_root(noisy), signal, upper=False))
 
@@ -267,10 +266,6 @@ def _root(noisy: torch.Tensor) -> torch.Tensor:
     if int(failed) or not float((root.diagonal().square() / diagonal).min()) > OWN:
         raise _Imprecise
     return root
-
-
-def _odds(forget: float) -> float:
-    return forget / max(1 - forget, STRICTEST)
 
 
 def _product(rows: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,14 @@ from fuseforget.methods.group import Block, Group, weighted_sum
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["contrast_rows", "contrasts_of", "mean_change", "require_finite"]
+__all__ = ["contrast_rows", "contrasts_of", "mean_change", "odds_of", "require_finite"]
+
+STRICTEST = 1e-6  # what 1 - forget is at the least: at 1 itself nothing but equal changes would be left
+
+
+def odds_of(forget: float) -> float:
+    """b: how many times as much scatter counts as what is lost of the mean."""
+    return forget / max(1 - forget, STRICTEST)
 
 
 def contrasts_of(weight: Sequence[float]) -> list[tuple[float, ...]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fuseforget.methods.group import Block, FuseBlock, Group, weighted_sum
 from fuseforget.methods.lengths import Lengths, restoring
-from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, require_finite
+from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, odds_of, require_finite
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +61,8 @@ class FilteredTable:
         return fused
 
 
-def filter_tokens(group: Group, weight: tuple[float, ...], odds: float, forget: float, lambda_: float) -> FilteredTable:
-    """The filter of a table's stored rows, from sums of squares in float64.
-
-    Args:
-        odds: b, by how much scatter counts more than the mean's loss.
-    """
+def filter_tokens(group: Group, weight: tuple[float, ...], forget: float, lambda_: float) -> FilteredTable:
+    """The filter of a table's stored rows, from sums of squares in float64."""
     import torch
 
     high, wide = group.shape
@@ -79,7 +75,7 @@ def filter_tokens(group: Group, weight: tuple[float, ...], odds: float, forget: 
         for contrast in contrasts:
             scatters[part] += contrast_rows(block, contrast, torch.float64).square_().sum(along)
     require_finite(float(means.sum() + scatters.sum()), group)
-    kept = torch.where(scatters == 0, 1.0, means / (means + odds * scatters))
+    kept = torch.where(scatters == 0, 1.0, means / (means + odds_of(forget) * scatters))
     of_mean, of_scatter, of_fused = (float(part.sum()) for part in (means, scatters, kept.square() * means))
     return FilteredTable(Lengths.of(of_mean, of_scatter, of_fused, weight, forget), weight, lambda_, kept, group.transposed)
 

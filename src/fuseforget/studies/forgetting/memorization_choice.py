@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseforget.studies.forgetting.fusions import Fusion
+from fuseforget.studies.memorization.data import SHARED
 
-__all__ = ["SHARED", "Candidate", "Equal", "Shrunk", "at_equal", "choose_beyond_shrinking", "choose_least_memorised"]
+__all__ = ["Candidate", "Equal", "Shrunk", "at_equal", "choose_beyond_shrinking", "choose_least_memorised"]
 
-SHARED = "shared"
 ROUNDING = 1e-6  # of a value: the same model computed in another way differs by less
 Values = npt.NDArray[np.float64]
 
