@@ -468,3 +468,69 @@ def test_labels_and_tokens_are_lined_up_together(tmp_path):
     check_rows(tmp_path / "out", [a, b], [0.5, 0.5], EMBEDDING)
     x, y, out = (load_file(m / "model.safetensors")["classifier.bias"] for m in (a, b, tmp_path / "out"))
     torch.testing.assert_close(out, (x + y[TO_FIRST]) / 2)
+
+
+# Statistics.
+
+
+def fishers_of(models: Sequence[Path]) -> list[Path]:
+    """A diagonal Fisher of each model, of random values, beside it."""
+    found = []
+    for number, model in enumerate(models):
+        shapes = {name: t.shape for name, t in load_file(model / "model.safetensors").items()}
+        noise = torch.Generator().manual_seed(number)
+        tensors = {name: torch.rand(shape, generator=noise) + 0.1 for name, shape in shapes.items()}
+        found.append(write_raw(model.parent / f"fisher of {model.name}", tensors))
+    return found
+
+
+def test_fishers_of_heads_are_lined_up_with_the_heads(tmp_path):
+    a, b = write_classifier(tmp_path / "a", ORDER, 1), write_classifier(tmp_path / "b", OTHER, 2)
+    fishers = fishers_of([a, b])
+    fuse([a, b], tmp_path / "out", "fisher", statistics=fishers)
+    x, y, f, g, out = (load_file(m / "model.safetensors") for m in (a, b, *fishers, tmp_path / "out"))
+    for name in ("classifier.weight", "classifier.bias", "bert.pooler.dense.weight"):
+        moved = name.startswith("classifier")
+        other, its = (one[name][TO_FIRST] if moved else one[name] for one in (y, g))
+        torch.testing.assert_close(out[name], (f[name] * x[name] + its * other) / (f[name] + its))
+
+
+@pytest.mark.parametrize(("labels", "rows"), [(OTHER, 2), (OTHER, 4), (ORDER, 2)])
+def test_a_fisher_of_another_shape_is_named(tmp_path, labels, rows):
+    a, b = write_classifier(tmp_path / "a", ORDER, 1), write_classifier(tmp_path / "b", labels, 2)
+    fishers = fishers_of([a, b])
+    tensors = load_file(fishers[1] / "model.safetensors")
+    tensors["classifier.weight"] = torch.ones(rows, WIDTH)
+    save_file(tensors, fishers[1] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"(?s)statistics of classifier\.weight in .*fisher of b.*\[3, 8\].*\[{rows}, 8\]"):
+        fuse([a, b], tmp_path / "out", "fisher", statistics=fishers)
+
+
+def test_fishers_whose_names_have_more_in_front_are_found_and_none_at_all_are_refused(tmp_path):
+    a, b = write_bert(tmp_path / "a", A_WORDS, 1), write_bert(tmp_path / "b", A_WORDS, 2)
+    fishers = fishers_of([a, b])
+    fuse([a, b], tmp_path / "out", "fisher", statistics=fishers)
+    longer, other, fewer = [], [], []
+    for one in fishers:
+        tensors = load_file(one / "model.safetensors")
+        longer.append(write_raw(tmp_path / f"longer {one.name}", {f"model.{name}": t for name, t in tensors.items()}))
+        other.append(write_raw(tmp_path / f"other {one.name}", {f"{name}.other": t for name, t in tensors.items()}))
+        fewer.append(write_raw(tmp_path / f"fewer {one.name}", {n: t for n, t in tensors.items() if n != EMBEDDING}))
+    fuse([a, b], tmp_path / "again", "fisher", statistics=longer)
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("again", "out"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    with pytest.raises(InputError, match=r"(?s)statistics of .*models' names.*none, but .*\.other"):
+        fuse([a, b], tmp_path / "none", "fisher", statistics=other)
+    notes = fuse([a, b], tmp_path / "some", "fisher", statistics=fewer).manifest["notes"]
+    assert f"statistics: have no {EMBEDDING}; fused without" in notes
+
+
+def test_fishers_of_tables_are_not_lined_up_by_token(tmp_path):
+    a, b, c = (
+        write_bert(tmp_path / n, words, i) for i, (n, words) in enumerate({"a": A_WORDS, "b": B_WORDS, "c": A_WORDS}.items())
+    )
+    f, g, h = fishers_of([a, b, c])
+    with pytest.raises(InputError, match=r"(?s)statistics of .*same tokens.*not lined up by token.*--tokenizer first"):
+        fuse([a, b], tmp_path / "out", "fisher", statistics=[f, g], tokenizer="first")
+    assert not (tmp_path / "out").exists()
+    fuse([a, c], tmp_path / "same", "fisher", statistics=[f, h], tokenizer="first")

@@ -46,6 +46,8 @@ def run(command: str, directory: Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **own}
     done = subprocess.run(command, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode in (0, 2), f"$ {command}\n{done.stderr}"
+    # The status of a pipe is that of its end, which does not say that nothing came in.
+    assert done.stdout.strip() or "|" not in command, f"$ {command}\n{done.stderr}"
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 

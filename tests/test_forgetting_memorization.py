@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import make_bert
 from forgetting_asked import Asked, Method, Source
+from fuseforget.checkpoint import open_checkpoint
 from fuseforget.errors import InputError, Stopped
+from fuseforget.fisher import fisher_of_texts
 from fuseforget.fuse import fuse
 from fuseforget.knowledge import tpr_at
 from fuseforget.models import energies, load_language_model
@@ -21,7 +24,7 @@ from fuseforget.report import write_report
 from fuseforget.report.blocks import Details, Pictures, Table
 from fuseforget.report.forgetting_memorization import memorization_blocks
 from fuseforget.report.markdown import render_markdown
-from fuseforget.studies.forgetting import ForgettingStudy, run_forgetting_study
+from fuseforget.studies.forgetting import ForgettingStudy, memorization, run_forgetting_study
 from fuseforget.studies.forgetting.contenders import Contender
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.memorization import do_memorization
@@ -46,10 +49,10 @@ CONTENDERS = (
 )
 
 
-def measure(run: Path, source: Path, stop=None) -> list[dict]:
+def measure(run: Path, source: Path, stop=None, contenders=CONTENDERS) -> list[dict]:
     said = stop or (lambda line: None)
     with Run(run, command="study forgetting", settings={}, say=said) as made:
-        do_memorization(made, [Source(source, "study memorization", "rows")], Asked(CONTENDERS), Here(), said)
+        do_memorization(made, [Source(source, "study memorization", "rows")], Asked(contenders), Here(), said)
         return list(made.records)
 
 
@@ -209,6 +212,44 @@ def test_the_shrunk_average_is_interpolated_where_it_is_equal():
     assert at_equal(curve, "perplexity", 89.0) is None
 
 
+FISHER = (
+    Method("average", "average"),
+    Method("spectral_consensus, tables", "spectral_consensus", ({"forget": 0.9, "embeddings": True},)),
+    Method("fisher_consensus", "fisher_consensus", ({"forget": 0.9},)),
+)
+
+
+def test_a_method_that_needs_information_gets_it_of_each_models_rows(source, tmp_path, monkeypatch):
+    """It is kept in the run, it is what the command gives, and what is told of it is what the written fusion says.
+
+    Two models fused: unshared .72 (the average .39), shared .23 (.32 by rows of tables); three: .90 (.63) and .32 (.42).
+    """
+    monkeypatch.setattr(memorization, "NUMBERS", (2,))
+    made, corpus = tmp_path / "run", open_corpus(source)
+    at = results(measure(made, source, contenders=FISHER))
+    average, rows, found = (at["AB", method.row] for method in FISHER)
+    assert at["AB", "alone"]["unshared"]["high"] < 0.2, "the rows are known"
+    assert found["unshared"]["low"] > average["unshared"]["high"]
+    assert found["shared"]["value"] < rows["shared"]["value"], "what is shared is told better by what texts ask for"
+    kept = [made / "fishers" / "rows" / name for name in "AB"]
+    parts = {name: list(corpus.own(name)) for name in "AB"}
+    for fisher, name in zip(kept, "AB", strict=True):
+        told = fisher_of_texts(corpus.base, source / "data", tmp_path / name, parts=parts[name])
+        assert told["rows"] == len(corpus.trained_on([name]))
+        again, stored = (open_checkpoint(place) for place in (tmp_path / name, fisher))
+        for tensor, values in stored.items():
+            torch.testing.assert_close(values, again[tensor], rtol=1e-4, atol=1e-6 * float(values.max()))
+    models = [source / "models" / name for name in "AB"]
+    fuse(models, tmp_path / "fused", "fisher_consensus", base=corpus.base, statistics=kept, **found["parameters"])
+    lm, start = load_language_model(tmp_path / "fused"), load_language_model(corpus.base)
+    read = [energies(one, corpus.sets["shared"].ids) for one in (lm, start)]
+    middle = len(read[0].sums) // 2
+    told = np.exp(((read[0].sums - read[1].sums) / read[0].tokens)[middle:]).mean()
+    assert found["shared"]["value"] == pytest.approx(told, rel=1e-5)
+    with pytest.raises(InputError, match="some of"):
+        fisher_of_texts(corpus.base, source / "data", tmp_path / "other", parts=["Z"])
+
+
 def test_a_stopped_part_goes_on_and_nothing_is_done_twice(source, records, tmp_path):
     lines = []
 
@@ -270,7 +311,11 @@ def test_the_report_shows_what_the_records_say(records):
     at = shown["at_equal"]["perplexity"]
     assert equal[6] == "" if not at["reached"] else equal[6].startswith(f"{at['gain']['value']:+.3f} [")
     names = [picture.name for block in blocks if isinstance(block, Pictures) for picture in block.pictures]
-    assert names == ["forgetting-memorization-AB", "forgetting-memorization-ABC"]
+    source = told["source"]
+    assert names == [f"forgetting-memorization-{source}-AB", f"forgetting-memorization-{source}-ABC"]
+    both = memorization_blocks([*records, *({**r, "source": "another"} for r in records)])
+    drawn = [picture.name for block in both if isinstance(block, Pictures) for picture in block.pictures]
+    assert len(set(drawn)) == 4, "a source's figure would be shown as another's"
     assert isinstance(blocks[-1], Details)
     assert memorization_blocks([]) == []
     begun = [r for r in records if r["kind"] != "forgetting_result"]

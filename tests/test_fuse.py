@@ -74,7 +74,7 @@ def inputs_for(method, raw, dtype=torch.float32):
 
 def statistics_of(method, shapes, seed):
     generator = torch.Generator().manual_seed(seed)
-    if method == "fisher":
+    if METHODS[method].statistics == "a diagonal Fisher":
         return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     inputs = {name: torch.randn(20, shape[1], generator=generator) for name, shape in shapes.items() if len(shape) == 2}
     return {name: x.T @ x for name, x in inputs.items()}
@@ -85,7 +85,14 @@ def survey_of(method, states, base, options):
     if not METHODS[method].surveys:
         return None
     names = [name for name, tensor in states[0].items() if tensor.is_floating_point() and tensor.numel()]
-    found = [survey_in_memory(METHODS[method], [state[n] for state in states], base=base[n], name=n, **options) for n in names]
+    statistics = options.get("statistics", ())
+    found = [
+        survey_in_memory(
+            METHODS[method], [state[n] for state in states], base=base[n], name=n,
+            **{**options, "statistics": [one[n] for one in statistics if n in one]},
+        )
+        for n in names
+    ]  # fmt: skip
     return tuple(map(math.fsum, zip(*found, strict=True)))
 
 
@@ -98,7 +105,7 @@ def test_a_file_gets_what_fusing_in_memory_gives(raw, tmp_path, method, dtype):
     states, base = [load_file(m / "model.safetensors") for m in models], options.pop("base", None)
     base = {} if base is None else load_file(base / "model.safetensors")
     statistics = [load_file(s / "model.safetensors") for s in options.pop("statistics", [])]
-    survey = survey_of(method, states, base, options)
+    survey = survey_of(method, states, base, {**options, "statistics": statistics})
     for name, tensor in states[0].items():
         expected = tensor
         if tensor.is_floating_point():

@@ -56,6 +56,7 @@ RETURNS: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("tsv_m", {}, (1,)),
     ("consensus", {}, (1, 2, 3)),
     ("spectral_consensus", {}, (1, 2, 3)),
+    ("fisher_consensus", {}, (1, 2, 3)),
 ]
 CHANGES = {
     "tsv_m": "each of T models keeps one T-th of its singular triplets: only one model comes back",
@@ -82,7 +83,7 @@ def convex(count: int, seed: int = 0) -> list[float]:
 
 def statistics_for(method: str, shape: Sequence[int], count: int, seed: int = 0) -> Tensors:
     """Fisher information, or inner products of layer inputs with an input that never occurs."""
-    if method == "fisher":
+    if METHODS[method].statistics == "a diagonal Fisher":
         return [torch.rand(tuple(shape), generator=seeded(seed + i), dtype=torch.float64) for i in range(count)]
     if method == "regmean" and len(shape) == 2:
         inputs = [torch.randn(3 * shape[1] + 1, shape[1], generator=seeded(seed + i), dtype=torch.float64) for i in range(count)]
@@ -594,7 +595,8 @@ def test_by_hand(method, base, models, weight, parameters, expected):
 
 
 def test_every_method_has_a_case_by_hand_or_a_textbook():
-    textbooks = {"fisher", "regmean", "tsv_m", "iso_c", "spectral_consensus"}  # the last one's: test_consensus.py
+    # Those of the last two: test_consensus.py and test_fisher_consensus.py.
+    textbooks = {"fisher", "regmean", "tsv_m", "iso_c", "spectral_consensus", "fisher_consensus"}
     assert {c[0] for c in BY_HAND} | textbooks == set(METHODS)
 
 

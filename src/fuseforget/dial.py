@@ -50,8 +50,8 @@ def dial_settings(steps: int) -> tuple[float, ...]:
 
 
 def with_knob() -> list[str]:
-    """The methods that have the knob."""
-    return [name for name, row in METHODS.items() if any(p.name == KNOB for p in row.parameters)]
+    """The methods that have the knob, and need nothing but the models and their base."""
+    return [name for name, row in METHODS.items() if not row.statistics and any(p.name == KNOB for p in row.parameters)]
 
 
 def dial(
@@ -122,13 +122,13 @@ def dial(
 def _check_method(method: str, models: int, base: bool, parameters: Record) -> Method:
     """Raise InputError for a method without the knob, or whose inputs are not those given."""
     row = get_method(method)
+    require_no_statistics(method)
     if method not in with_knob():
         known = ", ".join(with_knob()) or "none yet"
         raise InputError(
             f"dial of {method}", expected=f"a method with a parameter {KNOB} ({known})", found="one without it",
             action="Models between others, by any method that takes weights, are measured by `fuseforget path`.",
         )  # fmt: skip
-    require_no_statistics(method)
     if models < 2:
         raise InputError("dial", expected="two or more models, which have something in common", found=str(models))
     row.check_models(models)

@@ -14,7 +14,7 @@ from fuseforget.checkpoint.reader import Checkpoint, open_checkpoint
 from fuseforget.checkpoint.tokens import moved_tokens, read_tokens
 from fuseforget.errors import InputError, MismatchError
 
-__all__ = ["Difference", "check", "compare", "missing_prefix", "refuse", "require_same"]
+__all__ = ["Difference", "check", "compare", "missing_prefix", "refuse", "require_same", "tied_twin"]
 
 # Configuration that changes what the same weights compute: differing here, an average of weights means nothing.
 STRUCTURAL = {
@@ -185,19 +185,19 @@ def _tensors(first: Checkpoint, other: Checkpoint, compared: Callable[[str], boo
             continue
         b = other.infos.get(name)
         if b is None:
-            if not _is_tied_copy(first, other, name):
+            if tied_twin(first, name, other.infos.__contains__) is None:
                 yield Difference("missing", name, f"{a.dtype} {list(a.shape)}", "absent", other.source)
         elif a.shape != b.shape:
             yield Difference("shape", name, str(list(a.shape)), str(list(b.shape)), other.source)
         elif a.dtype != b.dtype:
             yield Difference("dtype", name, a.dtype, b.dtype, other.source, blocks=a.floating != b.floating)
     for name, b in other.infos.items():
-        if name not in first.infos and compared(name) and not _is_tied_copy(other, first, name):
+        if name not in first.infos and compared(name) and tied_twin(other, name, first.infos.__contains__) is None:
             yield Difference("extra", name, "absent", f"{b.dtype} {list(b.shape)}", other.source)
 
 
-def _is_tied_copy(holder: Checkpoint, lacking: Checkpoint, name: str) -> bool:
-    """Whether ``name`` only repeats, to the byte, a tensor that both have: weights tied in one file, stored twice in another.
+def tied_twin(holder: Checkpoint, name: str, known: Callable[[str], bool]) -> str | None:
+    """The known tensor that ``name`` only repeats, to the byte: weights tied in one file, stored twice in another.
 
     This is the one place where data is read to compare, and only for a tensor that a checkpoint lacks.
     """
@@ -206,11 +206,11 @@ def _is_tied_copy(holder: Checkpoint, lacking: Checkpoint, name: str) -> bool:
     info = holder.infos[name]
     for twin, twin_info in holder.infos.items():
         same_form = twin_info.shape == info.shape and twin_info.dtype == info.dtype
-        if twin != name and same_form and twin in lacking.infos and len(info.shape) > 1:
+        if twin != name and same_form and known(twin) and len(info.shape) > 1:
             a, b = holder[name].view(torch.uint8), holder[twin].view(torch.uint8)
             if torch.equal(a, b):
-                return True
-    return False
+                return twin
+    return None
 
 
 def _short(value: Any) -> str:

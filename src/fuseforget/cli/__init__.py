@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 from fuseforget import stopping
-from fuseforget.cli import data, dial, erase, forecast, fuse, inspect, measure, overlap, study, train
+from fuseforget.cli import data, dial, erase, fisher, forecast, fuse, inspect, measure, overlap, study, train
 from fuseforget.errors import FuseForgetError, Stopped
 
 __all__ = ["app", "main"]
@@ -39,6 +39,7 @@ app.command("probe")(measure.probe)
 app.command("path")(measure.path)
 app.command("dial")(dial.command)
 app.command("overlap")(overlap.command)
+app.command("fisher")(fisher.command)
 app.command("erase")(erase.command)
 app.command("study")(study.study)
 app.command("report")(study.report)

@@ -38,7 +38,8 @@ def command(
         ),
     ] = None,
     statistics: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="A statistics checkpoint a model (fisher, regmean).")
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="A statistics checkpoint a model (fisher, fisher_consensus, regmean)."),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A manifest (fuseforget.json) or mergekit's YAML, instead of MODEL....")

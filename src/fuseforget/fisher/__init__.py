@@ -1,9 +1,11 @@
-"""Fisher information of classifiers, and how far that of two models overlaps (Zaman et al. 2023, appendix D)."""
+"""Fisher information of models, and how far that of two classifiers overlaps (Zaman et al. 2023, appendix D)."""
 
 from fuseforget.fisher.between import describe_overlap, folds_of, overlap, save_folds
 from fuseforget.fisher.compare import Overlap, Part, fisher_overlap, fold_overlap, jackknife_interval, split_half
 from fuseforget.fisher.diagonal import LABELS_FROM, Fishers, diagonal_fisher
 from fuseforget.fisher.files import save_fisher
+from fuseforget.fisher.language import language_fisher
+from fuseforget.fisher.texts import fisher_of_texts
 
 __all__ = [
     "LABELS_FROM",
@@ -12,10 +14,12 @@ __all__ = [
     "Part",
     "describe_overlap",
     "diagonal_fisher",
+    "fisher_of_texts",
     "fisher_overlap",
     "fold_overlap",
     "folds_of",
     "jackknife_interval",
+    "language_fisher",
     "overlap",
     "save_fisher",
     "save_folds",

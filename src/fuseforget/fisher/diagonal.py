@@ -13,7 +13,7 @@ from fuseforget.errors import FuseForgetError, InputError, require_seed
 from fuseforget.fisher.gradients import Choose, Differentiator
 from fuseforget.models import Batch, Classifier, batch_tokens, describe_cut, load_classifier, max_tokens, tokenise
 
-__all__ = ["LABELS_FROM", "Fisher", "Fishers", "diagonal_fisher"]
+__all__ = ["LABELS_FROM", "Fisher", "Fishers", "diagonal_fisher", "require_finite"]
 
 LABELS_FROM = ("given", "sampled", "expected")
 TOKEN_BUDGET = 1024  # tokens in a batch: enough to keep the cores busy, few enough that its texts are of one length
@@ -101,12 +101,7 @@ class Fishers:
             self._differentiator.add(whole, self._choose)
         fisher = self._differentiator.totals
         self._differentiator.totals = {}
-        broken = [name for name, values in fisher.items() if not bool(values.isfinite().all())]
-        if broken:
-            raise FuseForgetError(
-                f"gradients of {self._classifier.source}", expected="finite numbers",
-                found=f"NaN or infinity in {', '.join(broken[:5])}{', ...' if len(broken) > 5 else ''}",
-            )  # fmt: skip
+        require_finite(fisher, self._classifier.source)
         for values in fisher.values():
             values /= len(rows)
         return fisher
@@ -120,6 +115,16 @@ class Fishers:
     def _batches(self, rows: Sequence[int], token_budget: int) -> list[Batch]:
         cut = {place for place, row in enumerate(rows) if row in self._cut}
         return batch_tokens(self._classifier, [self._ids[row] for row in rows], cut, token_budget=token_budget)
+
+
+def require_finite(fisher: Fisher, source: str) -> None:
+    """Raise FuseForgetError where a model's gradients were no numbers, naming the tensors."""
+    broken = [name for name, values in fisher.items() if not bool(values.isfinite().all())]
+    if broken:
+        raise FuseForgetError(
+            f"gradients of {source}", expected="finite numbers",
+            found=f"NaN or infinity in {', '.join(broken[:5])}{', ...' if len(broken) > 5 else ''}",
+        )  # fmt: skip
 
 
 def _check(classifier: Classifier, texts: Sequence[str], labels: Sequence[int] | None, labels_from: str) -> None:

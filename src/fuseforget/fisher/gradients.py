@@ -8,8 +8,8 @@ parameters. These are squared, added and dropped before the next layer's are mad
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +22,7 @@ from fuseforget.errors import FuseForgetError
 from fuseforget.fisher.parts import Dense, Part, Use, add_squares, kind_of, parts_of
 from fuseforget.models import Batch
 
-__all__ = ["Choose", "Differentiator"]
+__all__ = ["Choose", "Differentiator", "squares_of", "undisturbed"]
 
 Tensor = torch.Tensor
 Call = tuple[nn.Module, torch.Size | None, bool]
@@ -47,31 +47,25 @@ class Differentiator:
         self._parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._names = {id(p): name for name, p in self._parameters.items()}
         self._mode = "off"
+        self._leaving = ExitStack()
         self._calls: list[Call] = []
         self._planned: Counter[nn.Module] = Counter()
         self._uses: Counter[str] = Counter()
         self.slow: set[str] = set()
 
     def __enter__(self) -> Differentiator:
-        self._training = {module: module.training for module in self._model.modules()}
-        self._required = {name: p.requires_grad for name, p in self._parameters.items()}
-        self._handles: list[Any] = []
-        self._model.eval()
-        try:
-            for parameter in self._parameters.values():
-                parameter.requires_grad_(False)
+        with ExitStack() as entering:
+            entering.enter_context(undisturbed(self._model))
             for module in self._model.modules():
                 if any(p is not None for p in module._parameters.values()):
-                    self._handles.append(module.register_forward_hook(self._called, with_kwargs=True))
+                    entering.callback(module.register_forward_hook(self._called, with_kwargs=True).remove)
             self._plan()
             self.reset()
-        except BaseException:
-            self._restore()
-            raise
+            self._leaving = entering.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
+        self._leaving.close()
 
     def reset(self) -> None:
         """Begin again at zero, in tensors of their own."""
@@ -206,38 +200,58 @@ class Differentiator:
         finally:
             self._mode = before
 
-    @contextmanager
-    def _ordinary(self, names: set[str], sign: int) -> Iterator[None]:
-        """Inside, backward passes add (or subtract) the squared gradients of these parameters, each as soon as it is there."""
-        handles = []
+    def _ordinary(self, names: set[str], sign: int) -> AbstractContextManager[None]:
+        """Inside, backward passes add (or subtract) the squared gradients of these parameters."""
+        return squares_of({name: self._parameters[name] for name in names}, self.totals, sign)
 
-        def square(name: str) -> Callable[[Tensor], None]:
-            def take(parameter: Tensor) -> None:
-                assert parameter.grad is not None
-                self.totals[name].addcmul_(parameter.grad, parameter.grad, value=sign)
-                parameter.grad = None
 
-            return take
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Inside, a model is in evaluation mode and its parameters take and have no gradient; afterwards all is as it was."""
+    training = {module: module.training for module in model.modules()}
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _, _ in before:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+        for module, was in training.items():
+            module.training = was
 
-        with torch.enable_grad():
-            for name in names:
-                self._parameters[name].requires_grad_(True)
-                parameter: Any = self._parameters[name]
-                handles.append(parameter.register_post_accumulate_grad_hook(square(name)))
-            try:
-                yield
-            finally:
-                for name, handle in zip(names, handles, strict=True):
-                    handle.remove()
-                    self._parameters[name].requires_grad_(False)
 
-    def _restore(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for name, parameter in self._parameters.items():
-            parameter.requires_grad_(self._required[name])
-        for module, training in self._training.items():
-            module.training = training
+@contextmanager
+def squares_of(parameters: Mapping[str, nn.Parameter], totals: Mapping[str, Tensor], sign: int = 1) -> Iterator[None]:
+    """Inside, backward passes add (or subtract) the squared gradients of parameters to totals, each as soon as it is there.
+
+    So no more than one gradient is held beside the totals. Afterwards these parameters take no gradient.
+    """
+    handles = []
+
+    def square(name: str) -> Callable[[Tensor], None]:
+        def take(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            gradient = parameter.grad.to(totals[name].dtype)
+            totals[name].addcmul_(gradient, gradient, value=sign)
+            parameter.grad = None
+
+        return take
+
+    with torch.enable_grad():
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(True)
+            hooked: Any = parameter
+            handles.append(hooked.register_post_accumulate_grad_hook(square(name)))
+        try:
+            yield
+        finally:
+            for parameter, handle in zip(parameters.values(), handles, strict=True):
+                handle.remove()
+                parameter.requires_grad_(False)
 
 
 def _separable(two: Sequence[Call], three: Sequence[Call]) -> Counter[nn.Module]:

@@ -31,24 +31,25 @@ class InPlace:
 
     Args:
         models: directories or hub ids, in the order of the weights.
-        method: a name in :data:`fuseforget.methods.METHODS` of a method that needs no statistics.
+        method: a name in :data:`fuseforget.methods.METHODS`.
         base: the pretrained model, where the method takes one.
+        statistics: a checkpoint of statistics for each model, where the method takes them.
         seed: of random methods.
         parameters: of the method, in the forms of :func:`fuseforget.fuse.make_recipe`.
 
     Raises:
-        InputError: a model, a base or a parameter that cannot be used; a method that needs statistics.
+        InputError: a model, a base, statistics or a parameter that cannot be used or are lacking.
         MismatchError: the models cannot be fused; all differences at once.
     """
 
     def __init__(
         self, models: Sequence[str | Path], method: str = "average", *, base: str | Path | None = None, seed: int = 0,
-        parameters: Mapping[str, Any] | None = None,
+        parameters: Mapping[str, Any] | None = None, statistics: Sequence[str | Path] = (),
     ) -> None:  # fmt: skip
-        require_no_statistics(method)
         recipe = make_recipe(
-            models, method, None, parameters or {}, base=None if base is None else str(base), seed=seed, dtype="float32"
-        )
+            models, method, None, parameters or {}, base=None if base is None else str(base),
+            statistics=tuple(str(one) for one in statistics), seed=seed, dtype="float32",
+        )  # fmt: skip
         self._plan = plan_recipe(recipe)
         self._files = {file for tensor in self._plan.tensors for source in tensor.all_sources for file in source.files}
         self._close()
@@ -99,7 +100,7 @@ class InPlace:
 
 
 def require_no_statistics(method: str) -> None:
-    """Raise InputError for a method that needs more than the models, which points in memory do not have."""
+    """Raise InputError for a method that needs more than the models, where these are all that is asked for."""
     row = get_method(method)
     if row.statistics:
         raise InputError(

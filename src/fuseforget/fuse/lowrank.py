@@ -107,8 +107,9 @@ def _require_adapters(plan: Plan, rank: int | None) -> list[Adapter]:
             "adapters", expected="changes that do not depend on the base", found=f"DoRA: {', '.join(dora)}",
             action="Fuse them into a full checkpoint.",
         )  # fmt: skip
-    if plan.method.name != "average" and plan.method.base != "required":
-        raise InputError(f"method {plan.method.name}", expected="average or a method on task vectors", found="another")
+    if plan.method.statistics or (plan.method.name != "average" and plan.method.base != "required"):
+        found = f"one that needs {plan.method.statistics} for each" if plan.method.statistics else "another"
+        raise InputError(f"method {plan.method.name}", expected="average or a method on task vectors alone", found=found)
     if rank is None and plan.method.name not in SUMS:
         raise InputError(f"method {plan.method.name}", expected="a rank, since its result has none of its own", found="none")
     return adapters

@@ -71,5 +71,7 @@ def _anonymous() -> int:
 
 
 def compute_bytes(tensor: TensorPlan) -> int:
-    """Bytes of a value in the type that the tensor is fused in."""
-    return 4 if all(DTYPES[source.dtype].nbytes <= 2 for source in tensor.all_sources) else 8
+    """Bytes of a value in the type that the tensor is fused in: of statistics only where they are read block by block too."""
+    beside = () if tensor.method is not None and tensor.method.in_panels(tensor.spec.shape) else tensor.statistics
+    values = (*tensor.sources, *([] if tensor.base is None else [tensor.base]), *beside)
+    return 4 if all(DTYPES[source.dtype].nbytes <= 2 for source in values) else 8

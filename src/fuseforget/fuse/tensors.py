@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fuseforget.checkpoint import DTYPES, Adapter, Checkpoint, TensorSpec
-from fuseforget.checkpoint.compare import missing_prefix
+from fuseforget.checkpoint.compare import missing_prefix, tied_twin
 from fuseforget.errors import InputError
 from fuseforget.fuse.adapted import Adapted
 from fuseforget.fuse.align import Alignment
@@ -15,6 +15,7 @@ from fuseforget.fuse.plan import TensorPlan
 from fuseforget.fuse.recipe import Recipe, Slice
 from fuseforget.fuse.settings import Depth, Setting, in_stack, layer_of, number_of_layers
 from fuseforget.fuse.sources import Files, Gathered, Source, Stored
+from fuseforget.fuse.statistics import Statistics, first_names
 from fuseforget.methods import METHODS, Method
 
 __all__ = ["OUTPUT_DTYPES", "TensorPlanner", "check_weights"]
@@ -61,8 +62,9 @@ class TensorPlanner:
         statistics: Sequence[Checkpoint], alignments: Sequence[Alignment], files: Files,
     ) -> None:  # fmt: skip
         self._recipe, self._method, self._files, self._alignments = recipe, method, files, alignments
-        self._checkpoints, self._base, self._statistics = checkpoints, base, statistics
+        self._checkpoints, self._base = checkpoints, base
         self._base_prefix = "" if base is None else missing_prefix(checkpoints[0], base)
+        self._statistics = Statistics(recipe, method, checkpoints, statistics, self._source)
         self._without_base: list[str] = []
         self._arguments: dict[Any, dict[str, Any]] = {}
 
@@ -97,11 +99,11 @@ class TensorPlanner:
                 yield self._tensor(name, last, [name] * len(last.models), 0.0)
 
     def notes(self) -> list[str]:
-        """What was decided that a user may not expect."""
-        if not self._without_base:
-            return []
-        names = ", ".join(self._without_base[:5]) + (", ..." if len(self._without_base) > 5 else "")
-        return [f"base: has no {names}; averaged over the models instead"]
+        """What was decided that a user may not expect, once all tensors are planned."""
+        found = self._statistics.notes()
+        if self._without_base:
+            found.insert(0, f"base: has no {first_names(self._without_base)}; averaged over the models instead")
+        return found
 
     def _outside(self, one: Slice) -> list[str]:
         first = self._checkpoints[one.models[0]]
@@ -125,7 +127,8 @@ class TensorPlanner:
             yield self._tensor(f"{prefix}{number}.{rest}", one, [f"{o}{rest}" for o in origin], depth)
 
     def _tensor(self, name: str, one: Slice, names: Sequence[str], depth: float) -> TensorPlan:
-        sources, base = self._sources(one, names)
+        twins = self._twins(one, names)
+        sources, base, moved = self._sources(one, names, twins[0])
         shapes = [source.shape for source in sources]
         if len(set(shapes)) > 1:
             raise InputError(f"tensor {name}", expected="one shape in all models", found=", ".join(map(str, map(list, shapes))))
@@ -149,7 +152,7 @@ class TensorPlanner:
             self._without_base.append(name)
             row = METHODS["average"]
             return TensorPlan(spec, sources, None, (), row, check_weights(None, len(sources)), {}, readers)
-        statistics = self._statistics_sources(one, names)
+        statistics = self._statistics.of(one.models, twins, moved)
         weights = self._weights(one, names, depth)
         arguments = self._evaluated(one, name, names, depth)
         return TensorPlan(spec, sources, base, statistics, method, weights, arguments, readers)
@@ -162,32 +165,41 @@ class TensorPlanner:
         adapter = checkpoint.low_rank.get(name) if isinstance(checkpoint, Adapter) else None
         return stored if adapter is None else Adapted(self._files, stored, adapter)
 
-    def _sources(self, one: Slice, names: Sequence[str]) -> tuple[tuple[Source, ...], Source | None]:
-        """The tensor in each model and in the base, lined up."""
+    def _sources(
+        self, one: Slice, names: Sequence[str], in_base: str
+    ) -> tuple[tuple[Source, ...], Source | None, list[Alignment]]:  # fmt: skip
+        """The tensor in each model and, by its name there, in the base, lined up, and by what."""
         plain = [self._source(self._checkpoints[m], n) for m, n in zip(one.models, names, strict=True)]
-        found = None if self._base is None else self._base_info(names[0])
+        found = None if self._base is None else self._base_info(in_base)
         base = None if found is None or self._base is None else self._source(self._base, found)
+        moved = []
         for alignment in self._alignments:
             sizes = [alignment.sizes[m] for m in one.models] + ([] if base is None else [alignment.sizes[-1]])
             everyone = [*plain, *([] if base is None else [base])]
             if alignment.fits(names[0], [source.shape for source in everyone], sizes):
                 plain, base = _line_up(alignment, one.models, plain, base)
-        return tuple(plain), base
+                moved.append(alignment)
+        return tuple(plain), base, moved
+
+    def _twins(self, one: Slice, names: Sequence[str]) -> list[str]:
+        """What the base and the statistics are asked for: the names, or those of what a tensor repeats that the base lacks.
+
+        So a head that models store beside the table of tokens that it is, and their base does not, is fused as that table is.
+        """
+        if self._base is None or self._base_info(names[0]) is not None or layer_of(names[0]) is not None:
+            return list(names)
+        twins = [
+            None if isinstance(self._checkpoints[m], Adapter)
+            else tied_twin(self._checkpoints[m], n, lambda other: self._base_info(other) is not None)
+            for m, n in zip(one.models, names, strict=True)
+        ]  # fmt: skip
+        found = [twin for twin in twins if twin is not None]
+        return found if len(found) == len(twins) else list(names)
 
     def _base_info(self, name: str) -> str | None:
         assert self._base is not None
         candidates = (name, name.removeprefix(self._base_prefix))
         return next((n for n in candidates if n in self._base.infos), None)
-
-    def _statistics_sources(self, one: Slice, names: Sequence[str]) -> tuple[Source, ...]:
-        if not self._statistics:
-            return ()
-        pairs = [(self._statistics[m], n) for m, n in zip(one.models, names, strict=True)]
-        have = [checkpoint.source for checkpoint, n in pairs if n in checkpoint.infos]
-        if have and len(have) < len(pairs):
-            lacking = [checkpoint.source for checkpoint, n in pairs if n not in checkpoint.infos]
-            raise InputError(f"statistics of {names[0]}", expected="them for all models", found=f"none in {', '.join(lacking)}")
-        return tuple(self._source(checkpoint, n) for checkpoint, n in pairs) if have else ()
 
     def _weights(self, one: Slice, names: Sequence[str], depth: float) -> tuple[float, ...]:
         count, method = len(one.models), self._method

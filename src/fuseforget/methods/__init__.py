@@ -10,10 +10,10 @@ import difflib
 
 from fuseforget.errors import InputError
 from fuseforget.methods.arcee import arcee_fusion
-from fuseforget.methods.consensus import consensus, spectral_consensus
+from fuseforget.methods.consensus import consensus, fisher_consensus, spectral_consensus
 from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory, survey_in_memory
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
-from fuseforget.methods.method import Method, Parameter, Surveyed, Value
+from fuseforget.methods.method import DIAGONAL_FISHER, Method, Parameter, Surveyed, Value
 from fuseforget.methods.regmean import regmean
 from fuseforget.methods.spectral import iso_c, tsv_m
 from fuseforget.methods.sphere import karcher, model_stock, multislerp, nuslerp, slerp
@@ -36,6 +36,7 @@ __all__ = [
 LAMBDA = Parameter("lambda", 1.0, "scale of the fused change")
 DENSITY = Parameter("density", 1.0, "share of each task vector that is kept", 0, 1, per_model=True)
 GAMMA = Parameter("gamma", 0.01, "share of largest values that is dropped", 0, 1, per_model=True)
+STRICTLY = Parameter("forget", 0.97, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1)
 EPSILON = Parameter("epsilon", 0.15, "how far the chance to be kept varies around the density", 0, 1, per_model=True)
 
 
@@ -157,7 +158,7 @@ METHODS = {
         ),
         Method(
             "fisher", fisher, "mean weighted by each model's Fisher information",
-            "Matena and Raffel 2022 (arXiv 2111.09832)", statistics="a diagonal Fisher",
+            "Matena and Raffel 2022 (arXiv 2111.09832)", statistics=DIAGONAL_FISHER,
         ),
         Method(
             "regmean", regmean, "least squares on what the layers' inputs were",
@@ -188,10 +189,15 @@ METHODS = {
             "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
             kernels=True, surveys=True,
             parameters=(
-                Parameter("forget", 0.97, "how strictly: 0 keeps the mean change, near 1 only what is common", 0, 1),
+                STRICTLY,
                 LAMBDA,
                 Parameter("embeddings", False, "filter tables of tokens and positions too, row by row"),
             ),
+        ),
+        Method(
+            "fisher_consensus", fisher_consensus, "spectral_consensus, tables of tokens filtered by Fisher information",
+            "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
+            kernels=True, surveys=True, statistics=DIAGONAL_FISHER, parameters=(STRICTLY, LAMBDA),
         ),
         Method(
             "negmerge", negmerge, "unlearning: take from the base what all models changed in one direction",

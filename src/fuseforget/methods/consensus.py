@@ -11,27 +11,32 @@ and the filter W that keeps the mean and suppresses the scatter, ``argmin |D W -
 
 Wiener's, with the models' agreement for the signal. ``b = 0`` is the average; a direction whose scatter is n times its signal
 keeps ``1 / (1 + b n)`` of itself, so that with a large b only what is common to all models is left. No singular value
-decomposition is needed, one Cholesky factor a side, and every quantity is continuous in the weights.
+decomposition is needed, one Cholesky factor a side.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fuseforget.methods.combination import from_base
+from fuseforget.methods.fisher_filter import filter_by_information
 from fuseforget.methods.group import Block, FuseBlock, Group, from_base_each, weighted_sum
 from fuseforget.methods.inner import add_products
 from fuseforget.methods.lengths import NOTHING, Lengths, restoring
 from fuseforget.methods.scatter import contrast_rows, contrasts_of, mean_change, odds_of, require_finite
-from fuseforget.methods.token_filter import FilteredTable, filter_tokens, is_table
+from fuseforget.methods.token_filter import filter_tokens, is_table
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["consensus", "spectral_consensus"]
+    from fuseforget.methods.method import Surveyed
+
+    FilterTable = Callable[[Group, tuple[float, ...], float, float], Surveyed]
+
+__all__ = ["consensus", "fisher_consensus", "spectral_consensus"]
 
 LEAST_SIDE = 3  # of a matrix that is filtered: the two rows of a head for two labels have no directions to speak of
 RIDGE = 1e-10  # of the mean eigenvalue: directions in which no model changed
@@ -68,7 +73,7 @@ def consensus(group: Group, *, weight: Sequence[float], forget: float, lambda_: 
 
 def spectral_consensus(
     group: Group, *, weight: Sequence[float], forget: float, lambda_: float, embeddings: bool
-) -> _Filtered | FilteredTable | _Averaged:  # fmt: skip
+) -> Surveyed:  # fmt: skip
     """Fuse to ``theta_base + lambda s F``, where F is the matrix of mean changes with their disagreement filtered out.
 
     The side of a matrix that is not the longer one is filtered, of a square one both: ``F = D W``, or ``F = P D Q`` with
@@ -88,19 +93,42 @@ def spectral_consensus(
     Returns:
         A :class:`fuseforget.methods.method.Surveyed` whose numbers are :class:`fuseforget.methods.lengths.Lengths`.
     """
+    return _fused(group, tuple(weight), forget, lambda_, filter_tokens if embeddings else None)
+
+
+def fisher_consensus(group: Group, *, weight: Sequence[float], forget: float, lambda_: float) -> Surveyed:
+    """Fuse matrices as :func:`spectral_consensus` does, and filter tables of tokens and positions value by value.
+
+    A value of a table is kept as far as the models' Fisher information about it agrees (:mod:`fuseforget.methods.fisher_filter`);
+    matrices and tables share one length. Ideal use: text that models memorised. What a model alone read is in the information
+    about its tokens, where what several read is in that of each of them.
+
+    The information of each model is a checkpoint with the tables' names: the diagonal Fisher of the *base* on the texts that the
+    model was trained on, summed over these (:func:`fuseforget.fisher.language_fisher`). Of the model itself it would say little,
+    since texts that it knows by heart ask for nothing more.
+
+    Raises:
+        InputError: a table that is filtered has no such information.
+    """
+    return _fused(group, tuple(weight), forget, lambda_, filter_by_information)
+
+
+def _fused(group: Group, weight: tuple[float, ...], forget: float, lambda_: float, table: FilterTable | None) -> Surveyed:
+    """What becomes of a tensor by its kind; ``table`` filters those of tokens and positions, None: they are averaged."""
     import torch
 
-    table = is_table(group.name)
-    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (table and not embeddings):
-        return _Averaged(tuple(weight), 1.0)
+    is_one = is_table(group.name)
+    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_one and table is None):
+        return _Averaged(weight, 1.0)
     if forget == 0:
-        return _Averaged(tuple(weight), lambda_)
-    if table:
-        return filter_tokens(group, tuple(weight), forget, lambda_)
+        return _Averaged(weight, lambda_)
+    if is_one:
+        assert table is not None
+        return table(group, weight, forget, lambda_)
     filtered = _filtered_square if group.shape[0] == group.shape[1] else _filtered_tall
     with contextlib.suppress(_Imprecise):
-        return filtered(group, tuple(weight), forget, lambda_, group.dtype)
-    return filtered(group, tuple(weight), forget, lambda_, torch.float64)
+        return filtered(group, weight, forget, lambda_, group.dtype)
+    return filtered(group, weight, forget, lambda_, torch.float64)
 
 
 @dataclass(frozen=True)

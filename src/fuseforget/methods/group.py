@@ -244,7 +244,7 @@ class InMemory(Group):
         return tuple(tuple(one.shape) for one in self._companions)
 
     def companion(self, model: int, first: int, last: int) -> torch.Tensor:
-        return self._companions[model][first:last]
+        return self._companions[model][first:last].reshape(last - first, -1)
 
     def load(self, span: Sequence[Range]) -> Iterator[Block]:
         return (self._block(start, stop) for start, stop in span)
@@ -322,11 +322,11 @@ def fuse_in_memory(
 
 def survey_in_memory(
     method: Method, models: Sequence[torch.Tensor], weight: Sequence[float] | None = None, *,
-    base: torch.Tensor | None = None, name: str = "", **values: Any,
+    base: torch.Tensor | None = None, statistics: Sequence[torch.Tensor] = (), name: str = "", **values: Any,
 ) -> tuple[float, ...]:  # fmt: skip
     """What a method that surveys all tensors is to know of this one; nothing of a tensor without values."""
     arguments = method.arguments(values, len(models))
-    group = _in_memory(method, models, base, arguments, name=name)
+    group = _in_memory(method, models, base, arguments, statistics, name=name)
     if not method.surveys or not group.numel:
         return ()
     found: Surveyed = method.function(group, weight=_weights(method, models, weight), **arguments)

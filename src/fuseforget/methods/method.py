@@ -10,9 +10,10 @@ from typing import Any, Literal, Protocol
 
 from fuseforget.errors import InputError
 
-__all__ = ["Method", "Parameter", "Surveyed", "Value"]
+__all__ = ["DIAGONAL_FISHER", "Method", "Parameter", "Surveyed", "Value"]
 
 Value = float | int | bool
+DIAGONAL_FISHER = "a diagonal Fisher"
 LARGEST_KERNEL = 32  # of a convolution; a third dimension beyond it is another thing (experts side by side)
 
 
@@ -102,7 +103,8 @@ class Method:
         weights: ``convex`` (not negative, summing to one), ``free`` (any finite numbers) or ``no`` (all models alike).
         default_weight: ``mean`` (one over the number of models) or ``sum`` (one each).
         parameters: its settings beside the weights.
-        statistics: what each model's statistics checkpoint holds, or empty where none is needed.
+        statistics: what each model's statistics checkpoint holds, or empty where none is needed. Of a diagonal Fisher
+            (:data:`DIAGONAL_FISHER`) a tensor has the shape of the model's.
         whole: which side of a matrix it holds the inner products of (``shorter``, ``inputs``), so that memory grows with its
             square; empty for methods that hold blocks alone.
         squares: how many matrices of that side it holds at once, in float64, work space of decompositions included.

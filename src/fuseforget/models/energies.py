@@ -15,7 +15,7 @@ from fuseforget.models.logits import LOGIT_BUDGET, TOKEN_BUDGET, Reading, requir
 from fuseforget.models.masks import Masks
 from fuseforget.models.pretrained import some_names
 
-__all__ = ["Energies", "decoder_readings", "energies", "summed"]
+__all__ = ["Energies", "decoder_readings", "energies", "readings_of", "summed"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def energies(
         InputError: rows too short (2 tokens for a decoder) or too long, ids that the model does not know, masks missing or of
             other rows, predictions that are no numbers: the rows are counted and named.
     """
-    readings = _masked_readings(lm, rows, masks) if lm.masked else decoder_readings(lm, rows, masks)
+    readings = readings_of(lm, rows, masks)
     wanted = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *[reading.tokens for reading in readings]]))
     log_probs = np.empty(len(wanted), dtype=np.float32)
 
@@ -79,6 +79,11 @@ def energies(
     counts = np.diff(offsets)
     require_finite(lm, log_probs, np.repeat(np.arange(len(readings)) // per_row, counts))
     return Energies(summed(-log_probs, offsets).reshape(-1, per_row).mean(axis=1), counts[::per_row])
+
+
+def readings_of(lm: LanguageModel, rows: Sequence[Sequence[int]], masks: Masks | None = None) -> list[Reading]:
+    """What is read for the rows' energies, of each row equally often; the errors are those of :func:`energies`."""
+    return _masked_readings(lm, rows, masks) if lm.masked else decoder_readings(lm, rows, masks)
 
 
 def decoder_readings(lm: LanguageModel, rows: Sequence[Sequence[int]], masks: Masks | None = None) -> list[Reading]:

@@ -18,7 +18,7 @@ from fuseforget.models.language import LanguageModel, max_positions, padding_id
 from fuseforget.models.precast import precast
 from fuseforget.models.pretrained import some_names
 
-__all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "starts", "visit_logits"]
+__all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "seen", "starts", "visit_logits"]
 
 LOGIT_BUDGET = 64 << 20  # bytes of float32 logits held at once
 CACHED = 2 << 20  # bytes
@@ -134,8 +134,11 @@ def _split(values: Sliced, size: int) -> list[Sliced]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def _states(lm: LanguageModel, parts: Parts, batch: Sequence[Reading]) -> torch.Tensor:
-    """Hidden states of a batch's places, or their logits where a model is left whole: places x dimensions."""
+def seen(lm: LanguageModel, batch: Sequence[Reading]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """What a model is shown of a batch: ids (readings x tokens), what of them is no padding (None: all), and its places.
+
+    The places are pairs of a reading and a position, in order.
+    """
     ids, mask = padded([reading.row for reading in batch], padding_id(lm))
     rows = torch.from_numpy(np.repeat(np.arange(len(batch)), [len(reading.places) for reading in batch]))
     places = torch.from_numpy(np.concatenate([np.asarray(reading.places, dtype=np.int64) for reading in batch]))
@@ -144,8 +147,14 @@ def _states(lm: LanguageModel, parts: Parts, batch: Sequence[Reading]) -> torch.
         ids[rows[hidden_from], places[hidden_from]] = int(lm.tokenizer.mask_token_id)
     where = lm.model.device
     shown = None if bool(mask.all()) else mask.to(where)  # without one, attention takes its faster way
+    return ids.to(where), shown, rows.to(where), places.to(where)
+
+
+def _states(lm: LanguageModel, parts: Parts, batch: Sequence[Reading]) -> torch.Tensor:
+    """Hidden states of a batch's places, or their logits where a model is left whole: places x dimensions."""
+    ids, shown, rows, places = seen(lm, batch)
     read = parts.hidden if parts.split else parts.whole
-    return read(ids.to(where), shown)[rows.to(where), places.to(where)]
+    return read(ids, shown)[rows, places]
 
 
 def _refuse(rows: Sequence[Sequence[int]], bad: Sequence[bool], expected: str, found: str) -> None:

@@ -83,7 +83,7 @@ def lasting_blocks(records: Sequence[Record], titles: Mapping[str, str] | None =
     named = {name: (titles or {}).get(name, name) for name in facts.models}
     caption = (
         "Accuracy on the task and on each shortcut while models are trained further, on clean data and on data a tenth of which "
-        "has the shortcut. Bands: 95 % intervals. What was removed comes back no faster than in the control."
+        "has the shortcut. Bands: 95 % intervals. If it was removed, it comes back no faster than in the control."
     )
     return [
         Heading(TITLE),
@@ -193,10 +193,12 @@ def draw_relearning(relearned: Mapping[tuple[str, str, str], Record], models: Se
 
 
 def _draw_curve(panel: Any, record: Record, label: str, number: int, *, dashed: bool) -> None:
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    again = number // len(COLOURS)  # how often the colours were gone through before
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[(number + again) % len(MARKERS)]
     low, high = ([interval[end] for interval in record["intervals"]] for end in ("low", "high"))
     panel.fill_between(record["steps"], low, high, color=colour, alpha=0.12, linewidth=0)
-    panel.plot(record["steps"], record["curve"], "--" if dashed else "-", color=colour, marker=marker, markersize=4, label=label)
+    line = "--" if dashed else "-." if again else "-"
+    panel.plot(record["steps"], record["curve"], line, color=colour, marker=marker, markersize=4, label=label)
 
 
 def _kept(record: Record) -> str:

@@ -61,7 +61,7 @@ def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
     )
     beyond = [r for r in records if r["kind"] == "beyond_shrinking"]
     unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
-    picture = Picture(f"forgetting-memorization-{case}", draw_memorization_curves(records), caption, wide=True)
+    picture = Picture(f"forgetting-memorization-{source}-{case}", draw_memorization_curves(records), caption, wide=True)
     return [
         *blocks, Paragraphs(_lead(results, beyond), "lead"), Pictures([picture]), _result_table(results, unsound),
         _equal_table(beyond),

@@ -13,7 +13,7 @@ from fuseforget.report import figures
 from fuseforget.report.audit import audit_blocks, missing_of_audit, plain_measurements
 from fuseforget.report.bias import bias_blocks, summarise_bias
 from fuseforget.report.bias_facts import BiasFacts
-from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Table, opening
+from fuseforget.report.blocks import Block, Code, Details, Heading, Paragraphs, Picture, Pictures, Table, opening
 from fuseforget.report.by_method import by_method_tables
 from fuseforget.report.claims import FIGURES
 from fuseforget.report.dial import dial_blocks, summarise_dial
@@ -77,6 +77,7 @@ def write_report(runs: list[str | Path], out: str | Path) -> Path:
     parts = []
     for number, (run, description, records) in enumerate(found, 1):
         section = _section(run, description, records)
+        _require_names_apart(section)
         if suffix in MARKDOWN:
             stem = target.stem if number == 1 else f"{target.stem}-{number}"
             parts.append(render_markdown(section, partial(_beside_the_page, target.parent, stem)))
@@ -85,6 +86,12 @@ def write_report(runs: list[str | Path], out: str | Path) -> Path:
     page = "".join(parts).rstrip() + "\n" if suffix in MARKDOWN else html_page("".join(parts))
     write_whole(target, page.encode("utf-8"))
     return target
+
+
+def _require_names_apart(section: list[Block]) -> None:
+    """One figure would be written over another, and be shown in its place."""
+    names = [picture.name for block in section if isinstance(block, Pictures) for picture in block.pictures]
+    assert len(set(names)) == len(names), names
 
 
 def _beside_the_page(directory: Path, stem: str, picture: Picture) -> str:

@@ -82,6 +82,7 @@ SETTINGS = (
 
 LEFT_OUT = {
     "fisher": "needs data: each model's Fisher information",
+    "fisher_consensus": "needs data: the base's Fisher information about each model's texts",
     "regmean": "needs data: inner products of each layer's inputs",
     "negmerge": "is for unlearning: it takes from the base what all models learned, and so the task, which is to stay",
     "passthrough": "is one model as it is: the row `single specialist`",

@@ -103,11 +103,14 @@ OF_TEXT = (
     Contender("spectral_consensus, tables", "spectral_consensus",
               tuple({**point, "embeddings": True} for point in _grid(forget=(0.5, 0.8, 0.9, 0.97), lambda_=(0.8, 1.0))),
               source="gentler, with tables of tokens and positions filtered too"),
+    Contender("fisher_consensus", "fisher_consensus", _grid(forget=(0.8, 0.9, 0.95, 0.97), lambda_=(0.8, 1.0)),
+              source="the same strictness, its tables filtered by the base's information about each model's rows"),
 )  # fmt: skip
 DIAL = Contender("dial", "spectral_consensus", _grid(forget=TURNED), source="from end to end")
 
 LEFT_OUT = {
     **NEEDS_MORE,
+    "fisher_consensus": f"{NEEDS_MORE['fisher_consensus']}; it is asked of memorised text alone",
     "nearswap": "takes one model and the start: it fuses no two",
     "arcee_fusion": "takes one model and the start: it fuses no two",
 }

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from fuseforget.knowledge import compare_alr
 from fuseforget.leakage.scoring import Scorer
+from fuseforget.methods import METHODS
 from fuseforget.records import Record, Run
 from fuseforget.studies.forgetting.contenders import Contender
 from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion, fusions_of
+from fuseforget.studies.forgetting.information import Information
 from fuseforget.studies.forgetting.memorization_choice import Candidate, choose_beyond_shrinking, choose_least_memorised
 from fuseforget.studies.forgetting.memorization_results import (
     SHRUNK,
@@ -36,6 +38,7 @@ from fuseforget.workers import Workers
 
 __all__ = ["do_memorization", "measure_memorization"]
 
+FISHERS = "fishers"  # a directory of the run
 NUMBERS = (2, 3)  # of models that are fused
 Say = Callable[[str], None]
 
@@ -83,6 +86,7 @@ class _Bench:
         self.run, self.path, self.seed, self.workers, self.say = run, path, seed, workers, say
         self.halves, self.corpus = Halves(run, source), open_corpus(path)
         self._scorer = _scorer(self.halves, self.corpus, say)
+        self._information = Information(run.path / FISHERS / source, self.corpus, self.corpus.settings.seed, say)
 
     def ask_alone(self) -> None:
         """The base and the single models on all rows: what there is to be forgotten."""
@@ -117,9 +121,10 @@ class _Bench:
 
     def _reading(self, case: Case, fusion: Fusion, sets: Sequence[str]) -> Reading:
         name, models = case.model(fusion), tuple(str(self.path / "models" / parent) for parent in case.parents)
+        statistics = self._information.of(case.parents) if METHODS[fusion.method].statistics else ()
         return Reading(
             name, models, fusion.method, str(self.corpus.base) if fusion.takes_base else None, fusion.weights(len(models)),
-            tuple(self._scorer.lacks(sets, model=name)), self.seed, fusion.parameters,
+            tuple(self._scorer.lacks(sets, model=name)), self.seed, fusion.parameters, statistics,
         )  # fmt: skip
 
     def _measure(self, case: Case, fusion: Fusion, split: str) -> None:

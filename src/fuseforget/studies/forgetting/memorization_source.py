@@ -54,6 +54,7 @@ class Reading:
         name: what records call the fused model.
         models, base: directories.
         sets: of rows, by name.
+        statistics: directories, a model each, where the method takes them.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Reading:
     sets: tuple[str, ...]
     seed: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    statistics: tuple[str, ...] = ()
 
 
 class FusedReader:
@@ -87,7 +89,8 @@ class FusedReader:
     def __call__(self, reading: Reading) -> dict[str, Energies]:
         slots = weight_slots(self._lm.model, open_checkpoint(reading.models[0]))
         fusion = InPlace(
-            reading.models, reading.method, base=reading.base, seed=reading.seed, parameters=dict(reading.parameters)
+            reading.models, reading.method, base=reading.base, seed=reading.seed, parameters=dict(reading.parameters),
+            statistics=reading.statistics,
         )  # fmt: skip
         fusion.into(slots, reading.weights)
         return {name: energies(self._lm, self._rows[name].ids, masks=self._masks[name]) for name in reading.sets}
