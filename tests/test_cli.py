@@ -11,8 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from conftest import make_bert
+from fuseforget import models, studies
+from fuseforget.cli import app, study
 from fuseforget.methods import METHODS
 
 
@@ -246,3 +249,13 @@ def test_an_error_of_the_system_that_no_room_foresaw_is_one_message(monkeypatch,
     assert stop.value.code == 2
     message = "error: /some/file: expected a file that can be read or written, found Input/output error.\n"
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(("asked", "count"), [((), 3), (("--workers", "2"), 2)])
+def test_the_demo_trains_on_all_cores_unless_told_otherwise(asked, count, monkeypatch, tmp_path):
+    had = []
+    monkeypatch.setattr(models, "cores", lambda: 3)
+    monkeypatch.setattr(studies, "study", lambda *args, workers, **options: had.append(workers.count))
+    monkeypatch.setattr(study, "_show", lambda run, as_json: None)
+    done = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), *asked])
+    assert (done.exit_code, had) == (0, [count]), done.output

@@ -57,3 +57,18 @@ def test_a_head_that_is_also_the_table_of_tokens_is_not_cast_and_an_error_leaves
     assert found["lm_head.weight"].dtype == torch.float32
     assert found["transformer.h.0.attn.c_attn.weight"].dtype == torch.bfloat16
     assert all(weight is before[name] for name, weight in weights_of(model).items())
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [
+    ({"avx512f"}, torch.float32),
+    ({"avx512_bf16", "avx512_fp16", "amx_bf16"}, torch.bfloat16),
+    ({"avx512_bf16", "avx512_fp16"}, torch.float32),  # AMX, hidden by a virtual machine
+    ({"avx512_bf16"}, torch.bfloat16),  # an EPYC
+    ({"asimd", "bf16"}, torch.bfloat16),  # ARM
+    (set(), torch.float32),
+])  # fmt: skip
+def test_a_processor_computes_in_what_it_is_faster_in(flags, dtype, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(running, "_cpu_flags", lambda: flags)
+    assert running.compute_dtype() == dtype

@@ -109,13 +109,17 @@ def study(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    workers: WorkersOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Processes that share the work; by default one a core. The results are the same."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """See fusing forget, in minutes: the shortcut study at the tiny scale, on a base and text of the project's own."""
+    from fuseforget.models import cores
     from fuseforget.studies import study as run_study
 
-    with crew(workers, None, out) as team:
+    with crew(cores() if workers is None else workers, None, out) as team:
         run_study("shortcuts", out, scale="tiny", seed=seed, workers=team, say=progress_lines())
     _show(out, as_json)
 

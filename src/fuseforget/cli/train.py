@@ -26,7 +26,7 @@ def command(
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 2e-5,
     batch_size: Annotated[int, typer.Option(help="Examples a step, of all processes together.")] = 32,
     token_budget: Annotated[int, typer.Option(help="Tokens computed at once; a step of more is computed in parts.")] = 16384,
-    precision: Annotated[str, typer.Option(help="auto (bfloat16 where the hardware has it) or float32.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (bfloat16 where the hardware is faster in it) or float32.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the order of the data and of dropout.")] = 0,
     init_seed: Annotated[int, typer.Option(help="Of the new head and token embeddings; keep it for all specialists.")] = 0,
     part: Annotated[

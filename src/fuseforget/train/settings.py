@@ -24,7 +24,7 @@ class TrainSettings:
         token_budget: tokens, padding included, that a process computes at once: a step of more is computed in parts whose
             gradients are added up, to the same result but for rounding and for what dropout draws.
         seed: of the order of the data and of dropout.
-        precision: ``auto`` (bfloat16 autocast where the hardware has it) or ``float32``.
+        precision: ``auto`` (bfloat16 autocast where the hardware is faster in it) or ``float32``.
     """
 
     max_epochs: int = 3
