@@ -7,10 +7,21 @@ command line prints that message alone and exits with :attr:`FuseForgetError.exi
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-__all__ = ["FuseForgetError", "InputError", "MismatchError", "OutputError", "Stopped", "WorkerError", "require_seed"]
+__all__ = [
+    "FuseForgetError",
+    "InputError",
+    "MismatchError",
+    "OutputError",
+    "Stopped",
+    "WorkerError",
+    "require_seed",
+    "some_names",
+]
 
+SHOWN = 5  # of many names, in a message
 SEEDS = 2**32  # what numpy's oldest generator takes, which transformers seeds
 
 
@@ -79,3 +90,10 @@ def require_seed(seed: int) -> None:
     """Raise InputError unless every generator in use can be seeded with this number."""
     if not 0 <= seed < SEEDS:
         raise InputError("seed", expected=f"0 to {SEEDS - 1}", found=str(seed))
+
+
+def some_names(names: Iterable[object]) -> str:
+    """The first five names, and how many more there are."""
+    every = [str(name) for name in names]
+    rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + rest

@@ -111,7 +111,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Processes that share the work; by default one a core. The results are the same."),
+        typer.Option("--workers", help="Processes that share the work, one a core by default; the results are the same."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fuseforget.data.examples import Examples, parse_examples
 from fuseforget.data.tables import Names, Table, place, read_columns, require_column, text_column
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 
 __all__ = ["AttributedExamples", "read_attributed"]
 
@@ -154,9 +154,8 @@ def _attribute(where: str, table: Table, stored: Names, name: str, expected: Seq
     if expected is not None:
         odd = [value for value in values if value not in expected]
         if odd:
-            which = ", ".join(f"{value!r} ({odd.count(value)} rows)" for value in sorted(set(odd))[:5])
-            more = f" and {len(set(odd)) - 5} more" if len(set(odd)) > 5 else ""
-            raise InputError(f"{where}, column {name!r}", expected=f"one of {', '.join(expected)}", found=which + more)
+            which = some_names(f"{value!r} ({odd.count(value)} rows)" for value in sorted(set(odd)))
+            raise InputError(f"{where}, column {name!r}", expected=f"one of {', '.join(expected)}", found=which)
     if len(found) > MAX_VALUES or len(found) == len(values) > FEW_ROWS:
         raise InputError(
             f"{where}, column {name!r}",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fuseforget.data.tables import SPLIT_NAMES, SUFFIXES, Table, place, read_table, require_column
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 
 __all__ = ["read_documents"]
 
@@ -45,7 +45,7 @@ def _from_table(where: str, table: Table, text: str | None) -> tuple[str, ...]:
     values = table[require_column(where, table, text, COLUMNS)]
     missing = [row for row, value in enumerate(values, 1) if not isinstance(value, str) or not value.strip()]
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        shown = some_names(missing)
         raise InputError(where, expected="a text in every row", found=f"none in {len(missing)} of {len(values)} (row {shown})")
     return tuple(values)
 
@@ -66,12 +66,12 @@ def _from_text_files(directory: Path, files: Sequence[Path], split: str, text: s
         documents = [_read(path).strip() for path in files]
         empty = [path.name for path, document in zip(files, documents, strict=True) if not document]
         if empty:
-            found = f"none in {len(empty)} of {len(files)} ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})"
+            found = f"none in {len(empty)} of {len(files)} ({some_names(empty)})"
             raise InputError(str(directory), expected="a text in every file", found=found)
         return tuple(_no_column(str(directory), text, documents))
     chosen = next((path for name in names for path in files if path.stem == name), None)
     if chosen is None:
-        found = ", ".join(path.name for path in files[:5])
+        found = some_names(path.name for path in files)
         raise InputError(where, expected=" or ".join(f"{name}.txt" for name in names), found=found)
     return _some(where, _no_column(where, text, _paragraphs(_read(chosen))))
 

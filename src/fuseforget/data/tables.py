@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 
 __all__ = [
     "Names",
@@ -97,7 +97,7 @@ def find_source(source: str | Path, split: str) -> Path | None:
                 return candidate
         wanted = " or ".join(f"{name}{{{','.join(SUFFIXES)}}}" for name in names)
         others = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
-        found = f"{', '.join(others[:5])} alone" if others else "neither"
+        found = f"{some_names(others)} alone" if others else "neither"
         action = f"To take another split in place of {split}, say so by its name." if others else ""
         raise InputError(str(path), expected=f"{wanted}, or a directory saved by datasets", found=found, action=action)
     if isinstance(source, Path) or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~")):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fuseforget.errors import FuseForgetError, InputError, require_seed
+from fuseforget.errors import FuseForgetError, InputError, require_seed, some_names
 from fuseforget.fisher.gradients import Choose, Differentiator
 from fuseforget.models import Batch, Classifier, batch_tokens, describe_cut, load_classifier, max_tokens, tokenise
 
@@ -123,7 +123,7 @@ def require_finite(fisher: Fisher, source: str) -> None:
     if broken:
         raise FuseForgetError(
             f"gradients of {source}", expected="finite numbers",
-            found=f"NaN or infinity in {', '.join(broken[:5])}{', ...' if len(broken) > 5 else ''}",
+            found=f"NaN or infinity in {some_names(broken)}",
         )  # fmt: skip
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from fuseforget.checkpoint import Checkpoint
 from fuseforget.checkpoint.compare import missing_prefix
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.fuse.align import Alignment
 from fuseforget.fuse.recipe import Recipe
 from fuseforget.fuse.sources import Gathered, Source
 from fuseforget.methods import Method
 from fuseforget.methods.method import DIAGONAL_FISHER
 
-__all__ = ["Statistics", "first_names"]
+__all__ = ["Statistics"]
 
 Open = Callable[[Checkpoint, str], Source]
 
@@ -72,11 +72,11 @@ class Statistics:
         if self._statistics and not self._used:
             raise InputError(
                 f"statistics of {self._statistics[0].source}", expected="tensors of the models' names",
-                found=f"none, but {first_names(list(self._statistics[0].infos))}",
+                found=f"none, but {some_names(self._statistics[0].infos)}",
             )  # fmt: skip
         if not self._diagonal or not self._without:
             return []
-        return [f"statistics: have no {first_names(self._without)}; fused without"]
+        return [f"statistics: have no {some_names(self._without)}; fused without"]
 
     def _stored(self, model: int, name: str) -> str | None:
         candidates = (name, name.removeprefix(self._fewer[model]), self._more[model] + name)
@@ -102,8 +102,3 @@ class Statistics:
         for alignment in moved:
             sources = [Gathered(source, alignment.rows[m], ()) for source, m in zip(sources, models, strict=True)]
         return tuple(sources)
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first five."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -8,14 +8,14 @@ from typing import Any
 
 from fuseforget.checkpoint import DTYPES, Adapter, Checkpoint, TensorSpec
 from fuseforget.checkpoint.compare import missing_prefix, tied_twin
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.fuse.adapted import Adapted
 from fuseforget.fuse.align import Alignment
 from fuseforget.fuse.plan import TensorPlan
 from fuseforget.fuse.recipe import Recipe, Slice
 from fuseforget.fuse.settings import Depth, Setting, in_stack, layer_of, number_of_layers
 from fuseforget.fuse.sources import Files, Gathered, Source, Stored
-from fuseforget.fuse.statistics import Statistics, first_names
+from fuseforget.fuse.statistics import Statistics
 from fuseforget.methods import METHODS, Method
 
 __all__ = ["OUTPUT_DTYPES", "TensorPlanner", "check_weights"]
@@ -102,7 +102,7 @@ class TensorPlanner:
         """What was decided that a user may not expect, once all tensors are planned."""
         found = self._statistics.notes()
         if self._without_base:
-            found.insert(0, f"base: has no {first_names(self._without_base)}; averaged over the models instead")
+            found.insert(0, f"base: has no {some_names(self._without_base)}; averaged over the models instead")
         return found
 
     def _outside(self, one: Slice) -> list[str]:

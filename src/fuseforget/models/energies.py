@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.models.language import LanguageModel
 from fuseforget.models.logits import LOGIT_BUDGET, TOKEN_BUDGET, Reading, require_finite, require_rows, starts, visit_logits
 from fuseforget.models.masks import Masks
-from fuseforget.models.pretrained import some_names
 
 __all__ = ["Energies", "decoder_readings", "energies", "readings_of", "summed"]
 

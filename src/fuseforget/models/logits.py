@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.models.batches import TOKEN_BUDGET, by_length, padded
 from fuseforget.models.heads import Parts, parts_of
 from fuseforget.models.lanes import in_lanes
 from fuseforget.models.language import LanguageModel, max_positions, padding_id
 from fuseforget.models.precast import precast
-from fuseforget.models.pretrained import some_names
 
 __all__ = ["LOGIT_BUDGET", "TOKEN_BUDGET", "Reading", "require_finite", "require_rows", "seen", "starts", "visit_logits"]
 

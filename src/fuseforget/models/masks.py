@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuseforget.errors import InputError, require_seed
-from fuseforget.models.pretrained import some_names
+from fuseforget.errors import InputError, require_seed, some_names
 
 __all__ = ["Masks", "draw_masks"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from fuseforget.checkpoint import Checkpoint
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.models.running import device, quiet
 
-__all__ = ["positions", "read_pretrained", "refuse_missing", "some_names", "write_pretrained"]
+__all__ = ["positions", "read_pretrained", "refuse_missing", "write_pretrained"]
 
 
 def read_pretrained(checkpoint: Checkpoint, kind: Any, **options: Any) -> tuple[Any, Any, list[str]]:
@@ -72,9 +72,3 @@ def positions(config: Any) -> int | None:
     # RoBERTa counts positions from past its padding token.
     offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
     return int(limit) - offset if limit else None
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest

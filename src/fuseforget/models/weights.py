@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from fuseforget.errors import InputError
-from fuseforget.models.pretrained import some_names
+from fuseforget.errors import InputError, some_names
 
 __all__ = ["set_weights", "weight_slots"]
 

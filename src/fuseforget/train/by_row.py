@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.models import LanguageModel, padding_id
 from fuseforget.train.language import pad
 from fuseforget.train.rows import Row
@@ -54,7 +54,7 @@ def hooks_on(lm: LanguageModel, rows: Sequence[Row]) -> Any:
         reason = " ".join(str(error).split())
         raise _not_by_row(lm, f"{type(error).__name__}: {reason:.300}") from error
     if wrong:
-        raise _not_by_row(lm, f"other gradients of {', '.join(sorted(wrong)[:5])} ({len(wrong)} in all)")
+        raise _not_by_row(lm, f"other gradients of {some_names(sorted(wrong))}")
     return hooks
 
 

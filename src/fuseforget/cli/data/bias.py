@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 
 if TYPE_CHECKING:
     from fuseforget.data import AttributedExamples, BiasedSubset
@@ -168,6 +168,6 @@ def _print(out: Path, rows: Mapping[str, int], subset: BiasedSubset, left_out: M
         ],
     )
     for reason, which in left_out.get("skipped", {}).items():
-        print(f"left out, {reason}: {len(which)} ({', '.join(which[:5])}{', ...' if len(which) > 5 else ''})")
+        print(f"left out, {reason}: {len(which)} ({some_names(which)})")
     for reason, count in left_out.get("dropped", {}).items():
         print(f"tweets {reason}: {count}")

@@ -25,7 +25,7 @@ from fuseforget.data import (
 from fuseforget.data.bias_data import rows_of
 from fuseforget.data.common import write_rows
 from fuseforget.data.tables import has_split
-from fuseforget.errors import InputError
+from fuseforget.errors import InputError, some_names
 from fuseforget.records import Record, Run
 from fuseforget.studies.bias.settings import BiasStudy, is_pan16
 from fuseforget.studies.tiny import make_tiny_text
@@ -123,7 +123,7 @@ def _read_corpus(settings: BiasStudy, say: Say) -> Splits:
     assert settings.data is not None
     corpus = read_pan16(settings.data, texts=settings.texts, seed=settings.seed, skip_damaged=settings.skip_damaged)
     for reason, which in corpus.skipped.items():
-        say(f"note: {len(which)} authors left out, {reason}: {', '.join(which[:5])}{', ...' if len(which) > 5 else ''}")
+        say(f"note: {len(which)} authors left out, {reason}: {some_names(which)}")
     for reason, count in corpus.dropped.items():
         if count:
             say(f"note: {count} tweets left out, {reason}")
@@ -178,7 +178,7 @@ def _read_columns(settings: BiasStudy, say: Say) -> Splits:
     for split, part in held_out.items():
         shared = set(train.units) & set(part.units)
         if shared:
-            found = f"{len(shared)} in both: {', '.join(sorted(shared)[:5])}"
+            found = f"{len(shared)} in both: {some_names(sorted(shared))}"
             raise InputError(f"units of train and {split}", expected="none in both: they would be known", found=found)
     if "test" in held_out:
         return {"train": train, **held_out}
