@@ -48,10 +48,10 @@ def write(directory: Path, attributes: tuple[str, ...] = ("gender", "age"), spli
     return directory
 
 
-def settings_of(base: Path, data: Path, **changes) -> BiasStudy:
+def settings_of(base: Path, data: Path, *, epochs: int = 6, **changes) -> BiasStudy:
     asked = {"attributes": ("gender", "age"), "unit": "author", "rows": 800, "seeds": 1, "parts": ("baselines",), **changes}
     settings = settings_for("small", base=base, data=data, **asked)
-    fast = TrainSettings(max_epochs=6, min_epochs=6, learning_rate=2e-3, batch_size=32)
+    fast = TrainSettings(max_epochs=epochs, min_epochs=epochs, learning_rate=2e-3, batch_size=32)
     return replace(settings, train=fast, steps=4, ratios=(0.9,), triangle_steps=2, classifiers=3)
 
 
@@ -125,23 +125,24 @@ def test_the_training_sets_are_biased_in_one_attribute_alone(inputs):
 
 
 def test_a_killed_study_ends_like_an_undisturbed_one(inputs, tmp_path):
-    run_bias_study(settings_of(*inputs), tmp_path / "whole")
+    settings = settings_of(*inputs, epochs=2)
+    run_bias_study(settings, tmp_path / "whole")
     code = (
         "from pathlib import Path\nfrom test_study_bias import settings_of, run_bias_study\n"
-        "run_bias_study(settings_of(*sys.argv[1:3]), Path(sys.argv[3]))\n"
+        "run_bias_study(settings_of(*sys.argv[1:3], epochs=2), Path(sys.argv[3]))\n"
     )
     kill_when([tmp_path / "run/models/seed0" / name for name in ("gender", "fused")], code, *inputs, tmp_path / "run")
-    run_bias_study(settings_of(*inputs), tmp_path / "run")
+    run_bias_study(settings, tmp_path / "run")
     assert facts_of(tmp_path / "run") == facts_of(tmp_path / "whole")
     before = (tmp_path / "run/records.jsonl").read_bytes()
-    run_bias_study(settings_of(*inputs), tmp_path / "run")  # nothing is done twice
+    run_bias_study(settings, tmp_path / "run")  # nothing is done twice
     assert (tmp_path / "run/records.jsonl").read_bytes() == before
 
 
 def test_a_finished_study_can_be_asked_for_more(bert, tmp_path):
     three = ("gender", "age", "place")
     base, data = bert("base"), write(tmp_path / "data", three)
-    small = settings_of(base, data, attributes=three, parts=("baselines",))
+    small = settings_of(base, data, attributes=three, parts=("baselines",), epochs=1)
     run_bias_study(small, tmp_path / "run")
     records = run_bias_study(replace(small, parts=("ratios", "triangle"), seeds=2), tmp_path / "run")
     models = {(r["seed"], r["model"]) for r in records if r["kind"] == "answers" and "model" in r}
@@ -183,15 +184,14 @@ def test_without_a_test_split_half_of_the_authors_are_kept_for_it(bert, tmp_path
     assert any("no test split" in line for line in said)
 
 
-def test_as_published_differs_where_the_authors_code_does(inputs, tmp_path):
+def test_as_published_differs_where_the_authors_code_does(inputs, finished, tmp_path):
     """The weight is chosen on the test data, ratios are floored, and the test features are not erased."""
-    settings = settings_of(*inputs, as_published=True, ratio=0.6)
+    settings = settings_of(*inputs, as_published=True, ratio=0.6, epochs=1)
     records = run_bias_study(settings, tmp_path / "run")
     assert {r["on"] for r in records if r["kind"] == "choice"} == {"test"}
     (gender,) = [r for r in records if r["kind"] == "data" and r["attribute"] == "gender"]
     assert {line["share"] for line in gender["achieved"]} == {0.25}  # .6 became .5, and age is balanced within
-    correct = run_bias_study(replace(settings, as_published=False, ratio=0.8), tmp_path / "correct")
-    assert {r["on"] for r in correct if r["kind"] == "choice"} == {"validation"}
+    assert {r["on"] for r in read_records(finished[1]) if r["kind"] == "choice"} == {"validation"}
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -5,7 +5,7 @@ from fuseforget.fisher.compare import Overlap, Part, fisher_overlap, fold_overla
 from fuseforget.fisher.diagonal import LABELS_FROM, Fishers, diagonal_fisher
 from fuseforget.fisher.files import save_fisher
 from fuseforget.fisher.language import language_fisher
-from fuseforget.fisher.texts import fisher_of_texts
+from fuseforget.fisher.texts import fisher_of_texts, save_fisher_of_rows
 
 __all__ = [
     "LABELS_FROM",
@@ -22,6 +22,7 @@ __all__ = [
     "language_fisher",
     "overlap",
     "save_fisher",
+    "save_fisher_of_rows",
     "save_folds",
     "split_half",
 ]

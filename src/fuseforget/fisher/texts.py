@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fuseforget.fisher.files import save_fisher
 from fuseforget.fisher.language import language_fisher
 from fuseforget.models import LanguageModel, TextReader, draw_masks, load_language_model, max_positions, read_text_reader
 
-__all__ = ["fisher_of_texts"]
+__all__ = ["fisher_of_texts", "save_fisher_of_rows"]
 
 Say = Callable[[str], None]
 
@@ -51,11 +51,25 @@ def fisher_of_texts(
     for count, what in ((rows.cut, "longer than {} reads, and were cut"), (rows.short, "too short, and were left out")):
         if count:
             say(f"{count} of {len(rows) + rows.short} texts are {what.format(model)}")
-    masks = draw_masks(rows.ids, special=reader.special, seed=seed) if lm.masked else None
     counts = {"rows": len(rows), "tokens": sum(map(len, rows.ids)), "cut": rows.cut, "short": rows.short}
-    about = {"data": str(data), "parts": list(parts), "rows_sha256": rows.sha256, "seed": seed, **counts}
-    save_fisher(language_fisher(lm, rows.ids, masks=masks, say=say), lm, out, about=about, overwrite=overwrite)
+    about = {"data": str(data), "parts": list(parts), "rows_sha256": rows.sha256, **counts}
+    save_fisher_of_rows(lm, rows, reader, out, seed=seed, about=about, overwrite=overwrite, say=say)
     return {"path": str(out), "model": str(model), **counts}
+
+
+def save_fisher_of_rows(
+    lm: LanguageModel, rows: Rows, reader: TextReader, out: str | Path, *, seed: int, about: Mapping[str, Any],
+    overwrite: bool = False, say: Say = lambda line: None,
+) -> None:  # fmt: skip
+    """Write a language model's Fisher information about rows, which its reader made, as a checkpoint.
+
+    Args:
+        seed: of the masks of a masked model; the manifest has it.
+        about: what else the manifest says.
+    """
+    masks = draw_masks(rows.ids, special=reader.special, seed=seed) if lm.masked else None
+    fisher = language_fisher(lm, rows.ids, masks=masks, say=say)
+    save_fisher(fisher, lm, out, about={**about, "seed": seed}, overwrite=overwrite)
 
 
 def _of_corpus(

@@ -10,8 +10,8 @@ from typing import Any
 
 from fuseforget import stopping
 from fuseforget.checkpoint import MANIFEST_NAME
-from fuseforget.fisher import language_fisher, save_fisher
-from fuseforget.models import draw_masks, load_language_model
+from fuseforget.fisher import save_fisher_of_rows
+from fuseforget.models import load_language_model
 from fuseforget.studies.memorization.data import Corpus
 
 __all__ = ["Information"]
@@ -39,13 +39,12 @@ class Information:
 
     def _of(self, name: str) -> Path:
         out, rows = self.home / name, self.corpus.trained_on([name])
-        about = {"rows_of": name, "rows": len(rows), "rows_sha256": rows.sha256, "seed": self.seed}
-        if about.items() <= _manifest(out).items():
+        about = {"rows_of": name, "rows": len(rows), "rows_sha256": rows.sha256}
+        if {**about, "seed": self.seed}.items() <= _manifest(out).items():
             return out
         stopping.check("Fisher information")
         base = load_language_model(self.corpus.base)
-        masks = draw_masks(rows.ids, special=self.corpus.reader.special, seed=self.seed) if base.masked else None
-        save_fisher(language_fisher(base, rows.ids, masks=masks, say=self.say), base, out, about=about, overwrite=True)
+        save_fisher_of_rows(base, rows, self.corpus.reader, out, seed=self.seed, about=about, overwrite=True, say=self.say)
         self.say(f"{name}: Fisher information of the base about {len(rows)} rows")
         return out
 
