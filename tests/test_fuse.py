@@ -32,6 +32,7 @@ from fuseforget.fuse import make_recipe, memory_needed, plan_recipe, read_recipe
 from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
 from fuseforget.methods.rounding import narrow
+from working import LONG
 
 RUN = sys.modules["fuseforget.fuse.run"]
 
@@ -314,7 +315,7 @@ def test_a_killed_fusion_leaves_no_plausible_output(tmp_path):
     command = [sys.executable, "-m", "fuseforget", "fuse", str(model), str(model), "-o", str(out)]
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONG
         while (
             not list(tmp_path.glob(".out.partial-*/model.safetensors")) and process.poll() is None and time.monotonic() < deadline
         ):

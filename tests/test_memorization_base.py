@@ -19,6 +19,7 @@ from fuseforget.models import encode, load_language_model, max_positions
 from fuseforget.studies.memorization.base import BaseSettings, cached_base, pretrain_base
 from test_train import same_weights
 from test_train_language import loss_of
+from working import LONG
 
 TINY = BaseSettings(vocabulary=300, layers=1, width=32, heads=2, block=16, epochs=2, learning_rate=5e-3, batch=8)
 MASKED = replace(TINY, masked=True)
@@ -143,7 +144,7 @@ def test_two_processes_make_one_base(tmp_path):
     time.sleep(0.2)
     assert waiter.poll() is None
     (tmp_path / "go").touch()
-    made, waited = maker.communicate(timeout=120)[0], waiter.communicate(timeout=120)[0]
+    made, waited = maker.communicate(timeout=LONG)[0], waiter.communicate(timeout=LONG)[0]
     assert made.splitlines()[-1] == waited.strip()
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [Path(waited.strip().removeprefix("done "))]
 

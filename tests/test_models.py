@@ -25,6 +25,7 @@ from fuseforget.paths import points
 from fuseforget.records import read_records
 from fuseforget.train import TrainSettings
 from fuseforget.train.trainer import fine_tune
+from working import LONG
 
 
 def some_texts(count: int, seed: int = 0) -> tuple[str, ...]:
@@ -214,7 +215,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(bert, tmp_path):
         [sys.executable, "-c", code, str(Path(__file__).parent), start, tmp_path / "m"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LONG
     saved = tmp_path / ".m.training" / "checkpoint-50" / "trainer_state.json"
     while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

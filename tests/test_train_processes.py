@@ -22,6 +22,7 @@ from test_language import configure
 from test_train import shortcut_data
 from test_train_language import draw_rows, start_of
 from test_train_steps import NO_DROPOUT, assert_near
+from working import LONG
 
 LANGUAGE = """
 import json, os, signal, sys
@@ -52,7 +53,7 @@ def launch(*command: object, **environment: str) -> subprocess.CompletedProcess[
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
     # Without a GPU accelerate has the processes talk by gloo.
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True, env=env, timeout=200)
+    return subprocess.run([*launcher, *map(str, command)], capture_output=True, text=True, env=env, timeout=LONG)
 
 
 def test_two_processes_train_the_classifier_that_one_trains(bert, tmp_path):

@@ -17,6 +17,7 @@ from fuseforget.models import running
 from fuseforget.workers import Here, open_workers
 from fuseforget.workers.parcels import WorkerTraceback
 from working import (
+    LONG,
     DyingAmidItsResult,
     DyingOnce,
     Loading,
@@ -30,8 +31,6 @@ from working import (
     square,
     unpicklable,
 )
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LONG
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not any(map(alive, pids))
@@ -64,7 +63,7 @@ def gone(pids: list[int]) -> bool:
 
 def begun(directory: Path, count: int) -> list[int]:
     """The processes that began items of a Training, as soon as there are so many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LONG
     while True:
         pids = [int(path.suffix[1:]) for path in directory.iterdir() if path.suffix != ".stopped"]
         if len(pids) >= count:
@@ -335,7 +334,7 @@ def test_ctrl_c_finishes_what_was_begun(driver, directory, whole_group, ends):
     running_driver = driver(ends=ends)
     pids = begun(directory, 2)
     (os.killpg if whole_group else os.kill)(running_driver.pid, signal.SIGINT)
-    out, err = running_driver.communicate(timeout=60)
+    out, err = running_driver.communicate(timeout=LONG)
     assert err.startswith("Stopped: "), err
     assert ("result 0\nresult 1" in out) == ends
     assert running_driver.returncode == 1
@@ -349,7 +348,7 @@ def test_a_second_ctrl_c_ends_at_once(driver, directory):
     os.killpg(running_driver.pid, signal.SIGINT)
     assert "stopping" in running_driver.stdout.readline()
     os.killpg(running_driver.pid, signal.SIGINT)
-    _, err = running_driver.communicate(timeout=60)
+    _, err = running_driver.communicate(timeout=LONG)
     assert err == "interrupted\n"
     assert gone(pids)
 
@@ -357,11 +356,11 @@ def test_a_second_ctrl_c_ends_at_once(driver, directory):
 def test_ctrl_c_while_workers_start_is_no_crash(driver, directory):
     running_driver = driver(ends=True)
     children = Path(f"/proc/{running_driver.pid}/task/{running_driver.pid}/children")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LONG
     while len(children.read_text().split()) < 3 and time.monotonic() < deadline:  # two, and the tracker of resources
         time.sleep(0.001)
     os.killpg(running_driver.pid, signal.SIGINT)
-    out, err = running_driver.communicate(timeout=60)
+    out, err = running_driver.communicate(timeout=LONG)
     assert err.startswith("Stopped: "), err
     assert "result 0\nresult 1" in out
 
