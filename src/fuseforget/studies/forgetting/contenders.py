@@ -64,10 +64,12 @@ CRUMBS_TIES: Grid = tuple({**point, "normalize": True} for point in CRUMBS)
 SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0))
 # The first mixes in proportion; the second's strictness is forget / (1 - forget), whose useful range is near one.
 COMMON = _grid(forget=(0.7, 1.0), lambda_=(0.8, 1.0, 1.25, 1.5))
-# From gentle, for models that have little in common, to strict.
+# From gentle, for models that have little in common, to strict; the first two for models that changed much, whose shortcuts are
+# in tables of tokens as well, and which do better at less than the method's length.
 SPECTRAL = (
-    _grid(forget=(0.9, 0.97, 0.99), lambda_=(1.0,)) + _grid(forget=(0.95, 0.97), lambda_=(1.2,))
-    + _grid(forget=(0.9, 0.95, 0.97), lambda_=(1.5,))
+    tuple({**point, "embeddings": True} for point in _grid(forget=(0.5, 0.8), lambda_=(0.8,)))
+    + _grid(forget=(0.8, 0.9, 0.97), lambda_=(1.0,)) + _grid(forget=(0.95, 0.97), lambda_=(1.2,))
+    + _grid(forget=(0.97,), lambda_=(1.5,))
 )  # fmt: skip
 TURNED = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 CONTENDERS = (
@@ -94,7 +96,7 @@ CONTENDERS = (
     Contender("iso_c", "iso_c", SUMMED, source="Marczak et al. 2025: lambda chosen on validation data"),
     Contender("consensus", "consensus", COMMON, source="near to strictly common and all of it, at less and more than its scale"),
     Contender("spectral_consensus", "spectral_consensus", SPECTRAL,
-              source="the strictness up to its default, at its length and at more"),
+              source="the strictness up to its default, at its length, at less and at more; gentle ones with tables too"),
 )  # fmt: skip
 # Who memorised text has it in the tables of tokens too, and is broken by changes as long as its own.
 OF_TEXT = (
