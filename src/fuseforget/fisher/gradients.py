@@ -20,9 +20,9 @@ from torch import nn
 
 from fuseforget.errors import FuseForgetError
 from fuseforget.fisher.parts import Dense, Part, Use, add_squares, kind_of, parts_of
-from fuseforget.models import Batch
+from fuseforget.models import Batch, evaluating
 
-__all__ = ["Choose", "Differentiator", "squares_of", "undisturbed"]
+__all__ = ["Choose", "Differentiator", "gradients_kept", "squares_of"]
 
 Tensor = torch.Tensor
 Call = tuple[nn.Module, torch.Size | None, bool]
@@ -55,7 +55,7 @@ class Differentiator:
 
     def __enter__(self) -> Differentiator:
         with ExitStack() as entering:
-            entering.enter_context(undisturbed(self._model))
+            entering.enter_context(gradients_kept(self._model))
             for module in self._model.modules():
                 if any(p is not None for p in module._parameters.values()):
                     entering.callback(module.register_forward_hook(self._called, with_kwargs=True).remove)
@@ -206,22 +206,19 @@ class Differentiator:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def gradients_kept(model: nn.Module) -> Iterator[None]:
     """Inside, a model is in evaluation mode and its parameters take and have no gradient; afterwards all is as it was."""
-    training = {module: module.training for module in model.modules()}
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    model.eval()
     for parameter, _, _ in before:
         parameter.requires_grad_(False)
         parameter.grad = None
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient
-        for module, was in training.items():
-            module.training = was
 
 
 @contextmanager

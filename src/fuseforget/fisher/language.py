@@ -9,7 +9,7 @@ import torch
 
 from fuseforget.errors import InputError
 from fuseforget.fisher.diagonal import Fisher, require_finite
-from fuseforget.fisher.gradients import squares_of, undisturbed
+from fuseforget.fisher.gradients import gradients_kept, squares_of
 from fuseforget.models import LanguageModel, Masks, load_language_model
 from fuseforget.models.energies import readings_of
 from fuseforget.models.logits import Reading, seen
@@ -51,7 +51,7 @@ def language_fisher(
     of_row = len(readings) // len(rows)
     parameters = dict(lm.model.named_parameters())
     totals = {name: _zeros_for_sums(parameter) for name, parameter in parameters.items()}
-    with undisturbed(lm.model), squares_of(parameters, totals):
+    with gradients_kept(lm.model), squares_of(parameters, totals):
         for number in range(len(rows)):
             _energy(lm, readings[number * of_row : (number + 1) * of_row]).backward()  # type: ignore[no-untyped-call]
             if number % SAID_EVERY == SAID_EVERY - 1 and number + 1 < len(rows):

@@ -33,7 +33,7 @@ from fuseforget.models.language import (
 from fuseforget.models.masks import Masks, draw_masks
 from fuseforget.models.prediction import predict
 from fuseforget.models.reader import TextReader, read_text_reader
-from fuseforget.models.running import autocast, compute_dtype, cores, device, intra_op, quiet, seeded, use_cores
+from fuseforget.models.running import autocast, compute_dtype, cores, device, evaluating, intra_op, quiet, seeded, use_cores
 from fuseforget.models.scores import TokenScores, token_scores
 from fuseforget.models.starts import add_word_tokens, prepare_start, random_like
 from fuseforget.models.vocabulary import UsedVocabulary, used_vocabulary
@@ -63,6 +63,7 @@ __all__ = [
     "encode",
     "encode_batches",
     "energies",
+    "evaluating",
     "features",
     "features_and_logits",
     "has_bias",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from fuseforget.models.running import intra_op, seeded
+from fuseforget.models.running import evaluating, intra_op, seeded
 
 __all__ = ["forward_flops", "matrix_peak"]
 
@@ -88,14 +88,9 @@ def _seconds(task: Callable[[], object], device: str) -> float:
 
 def _count(model: Any, tokens: int) -> int:
     """The operations of one text."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with seeded(0), torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-            model(input_ids=_text(model, tokens))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    counting = FlopCounterMode(display=False, custom_mapping=_formulas())
+    with evaluating(model), seeded(0), torch.no_grad(), counting as counter:
+        model(input_ids=_text(model, tokens))
     return int(counter.get_total_flops())
 
 

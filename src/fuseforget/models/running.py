@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["autocast", "compute_dtype", "cores", "device", "intra_op", "quiet", "seeded", "use_cores"]
+__all__ = ["autocast", "compute_dtype", "cores", "device", "evaluating", "intra_op", "quiet", "seeded", "use_cores"]
 
 _share: int | None = None  # of the machine's cores: a worker's
 
@@ -72,6 +72,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside the block; after it each module's own mode is as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextlib.contextmanager

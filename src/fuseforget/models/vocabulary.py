@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fuseforget.models.batches import padded
+from fuseforget.models.running import evaluating
 
 __all__ = ["UsedVocabulary", "used_vocabulary"]
 
@@ -108,11 +109,7 @@ def _ends(rows: Sequence[Sequence[int]]) -> list[Sequence[int]]:
 
 
 def _logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     ids, mask = padded(rows, pad)
-    with torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         logits: torch.Tensor = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-    for module, mode in modes:
-        module.training = mode
     return logits

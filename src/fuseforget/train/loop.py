@@ -15,7 +15,7 @@ import torch
 
 from fuseforget import stopping
 from fuseforget.errors import OutputError
-from fuseforget.models import UsedVocabulary, quiet
+from fuseforget.models import UsedVocabulary, evaluating, quiet
 from fuseforget.train.place import Place, Say, full_disk_said
 from fuseforget.train.processes import Processes
 from fuseforget.train.settings import TrainSettings
@@ -115,17 +115,13 @@ def run_epochs(
 @contextlib.contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
     """Evaluation mode in the block; after it each module's own mode and all random states are as they were before."""
-    modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
-    model.eval()
     try:
-        with torch.random.fork_rng():
+        with evaluating(model), torch.random.fork_rng():
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _trainer(work: _Work, state: Path, *, bf16: bool) -> Any:
