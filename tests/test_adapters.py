@@ -582,8 +582,9 @@ def test_heads_that_adapters_have_whole_are_fused_with_the_scale_of_all_matrices
         model.save_pretrained(tmp_path / f"adapter{seed}")
         paths.append(tmp_path / f"adapter{seed}")
     # Of random changes, which have nothing in common, a strict filter would leave nothing to compare.
-    fuse(paths, tmp_path / "full", "spectral_consensus", base=base, forget=0.5)
-    into_adapter(paths, tmp_path / "one", 16, "spectral_consensus", base=base, forget=0.5)
+    whole = fuse(paths, tmp_path / "full", "spectral_consensus", base=base, forget=0.5)
+    one = into_adapter(paths, tmp_path / "one", 16, "spectral_consensus", base=base, forget=0.5)
+    assert one.manifest["notes"] == whole.manifest["notes"] != []
     full = load_file(tmp_path / "full/model.safetensors")
     found = load_file(tmp_path / "one/adapter_model.safetensors")
     before = load_file(base / "model.safetensors")

@@ -68,6 +68,16 @@ def test_fuse_takes_methods_parameters_and_recipes_from_the_command_line(home, t
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
 
 
+def test_fuse_tells_what_a_method_found_in_the_models(home, tmp_path):
+    options = ["--base", home / "b", "--method", "spectral_consensus", "-o", tmp_path / "out"]
+    done = run("fuse", home / "a", home / "a", *options)
+    assert done.returncode == 0, done.stderr
+    noted = [line.removeprefix("note: ") for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert noted == json.loads((tmp_path / "out/fuseforget.json").read_text())["notes"]
+    assert noted[0].startswith("100% of the models' changes is in common")
+    assert "note" not in done.stdout
+
+
 def test_methods_and_check(home):
     listed = {m["name"]: m for m in json.loads(run("methods", "--json").stdout)}
     assert list(listed) == list(METHODS)

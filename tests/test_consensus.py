@@ -373,6 +373,34 @@ def test_a_part_of_a_model_set_in_place_has_the_whole_models_scale(raw, tmp_path
     assert torch.equal(target["b.weight"], open_checkpoint(tmp_path / "file")["b.weight"])
 
 
+@pytest.mark.parametrize(
+    ("common", "in_table", "parameters", "told"),
+    [
+        (0.6, 1.0, {}, ["60% of the models' changes is in common"]),
+        (0.6, 3.0, {}, ["60% of", "36% of the changes is in tables of tokens and positions, which are averaged"]),
+        (0.1, 1.0, {}, ["10% of the models' changes is in common (by squared length, of what is filtered); below 25%"]),
+        (0.0, 3.0, {"embeddings": True}, ["0% of"]),
+        (0.6, 3.0, {"forget": 0.0}, []),
+    ],
+)  # fmt: skip
+def test_the_user_is_told_how_much_is_in_common_and_what_stays_in_tables(raw, tmp_path, common, in_table, parameters, told):
+    """Changes of a matrix, of squared length 16 and a known cosine, and of a table, of three times ``in_table`` and cosine 0."""
+    base = {"a.weight": draw((4, 4), 0), "wte.weight": draw((12, 4), 1), "b.bias": draw((4,), 2)}
+    paths = []
+    for sign in (1.0, -1.0):
+        matrix = torch.zeros(4, 4, dtype=torch.float64)
+        matrix[0, 0], matrix[1, 1] = 4 * math.sqrt((1 + common) / 2), sign * 4 * math.sqrt((1 - common) / 2)
+        table = torch.zeros(12, 4, dtype=torch.float64)
+        table[0 if sign > 0 else 6, 0] = math.sqrt(3 * in_table)
+        paths.append(raw(f"m{sign:g}", tensors={
+            "a.weight": base["a.weight"] + matrix, "wte.weight": base["wte.weight"] + table, "b.bias": base["b.bias"] + 9,
+        }))  # fmt: skip
+    made = fuse(paths, tmp_path / "out", "spectral_consensus", base=raw("base", tensors=base), **parameters)
+    notes = made.manifest["notes"]
+    assert len(notes) == len(told)
+    assert all(note.startswith(start) for note, start in zip(notes, told, strict=True))
+
+
 def test_changes_that_are_no_numbers_are_named():
     base = torch.zeros(4, 4, dtype=torch.float64)
     models = [base.clone(), base + 1]

@@ -74,18 +74,23 @@ def command(
         )  # fmt: skip
     plan = plan_recipe(chosen)
     free = require_ready(plan, out, device=device, overwrite=overwrite)
-    for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
+    _say(plan.notes)
     if chosen.as_adapter is None:
         _announce(plan, free)
         with _bar(plan.bytes_to_read) as advance:
             fused = execute(plan, out, shard_size=size, device=device, overwrite=overwrite, progress=advance)
     else:
         fused = execute(plan, out, shard_size=size, device=device, overwrite=overwrite)
+    _say(fused.manifest["notes"][len(plan.notes) :])
     if as_json:
         print_json({"path": str(fused.path), **fused.manifest})
     else:
         _summarise(plan, fused)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _rank(text: str | None) -> int | str | None:

@@ -91,7 +91,7 @@ def fuse_adapters(plan: Plan, out: Path, *, overwrite: bool = False) -> Fused:
             "error": _overall(cuts),
             "tensors": {c.name: {"rank": c.rank, "error": c.error} for c in cuts},
         }
-        manifest = {**manifest_of(plan, digests), "kind": "fusion into an adapter", "truncation": truncation}
+        manifest = {**manifest_of(plan, digests, known), "kind": "fusion into an adapter", "truncation": truncation}
         (partial / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return Fused(out, manifest)
 

@@ -56,8 +56,13 @@ def require_hashes(plan: Plan, digests: Sequence[Mapping[str, str]]) -> None:
             )  # fmt: skip
 
 
-def manifest_of(plan: Plan, digests: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What makes the result again: recipe, inputs with their hashes, versions."""
+def manifest_of(plan: Plan, digests: Sequence[Mapping[str, str]], survey: Sequence[float] = ()) -> dict[str, Any]:
+    """What makes the result again: recipe, inputs with their hashes, versions; and what the user should know of it.
+
+    Args:
+        survey: the sums of what the method surveyed.
+    """
+    remarks = plan.method.remarks(survey) if plan.method.remarks and survey else ()
     versions = {"fuseforget": version("fuseforget"), "torch": version("torch"), "python": platform.python_version()}
     return {
         "kind": "fusion",
@@ -69,7 +74,7 @@ def manifest_of(plan: Plan, digests: Sequence[Mapping[str, str]]) -> dict[str, A
             for source, role, of_files in zip(plan.recipe.sources, _roles(plan), digests, strict=True)
         ],
         "added_tokens": [asdict(token) for token in plan.added_tokens],
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *remarks],
         "versions": versions,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -91,12 +91,12 @@ def execute(
         return fuse_adapters(plan, out, overwrite=overwrite)
     with plan.files, atomic_directory(out, overwrite=overwrite, inputs=plan.inputs) as partial, Hashing(plan) as hashing:
         with OutputFiles(partial, plan.specs, shard_size) as outputs:
-            stream(plan, outputs, device=device, progress=progress)
+            survey = stream(plan, outputs, device=device, progress=progress)
         _copy_companions(plan, partial)
         digests = hashing.result()
         plan.files.verify()
         require_hashes(plan, digests)
-        manifest = manifest_of(plan, digests)
+        manifest = manifest_of(plan, digests, survey)
         (partial / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return Fused(out, manifest)
 

@@ -39,12 +39,15 @@ class Outputs(Protocol):
 
 def stream(
     plan: Plan, outputs: Outputs, *, wanted: Container[str] | None = None, device: str = "cpu", progress: Progress | None = None
-) -> None:  # fmt: skip
+) -> tuple[float, ...]:  # fmt: skip
     """Fuse every tensor of a plan into the outputs.
 
     Args:
         wanted: names of the tensors that are fused; default: all. A method that surveys all tensors does so in any case.
         progress: called, in this thread, with the number of input bytes whose work is done.
+
+    Returns:
+        The sums of what the method surveyed; none where it surveys nothing.
 
     Raises:
         InputError: an input is not finite, changed meanwhile, or integers differ; the outputs are then unfinished.
@@ -63,6 +66,7 @@ def stream(
             raise
         finally:
             run.restore_threads()
+    return surveys.sums
 
 
 class _Surveys:
@@ -80,13 +84,13 @@ class _Surveys:
                 self._kept[tensor.spec.name] = found
                 room -= found.nbytes
             run.done(tensor.nbytes_to_read // 2)
-        self._sums = tuple(map(math.fsum, zip(*numbers, strict=True)))
+        self.sums = tuple(map(math.fsum, zip(*numbers, strict=True)))
 
     def function(self, tensor: TensorPlan, group: Streamed, run: Workers) -> FuseBlock:
         """What fuses the blocks of a surveyed tensor; what was found is let go."""
         name = tensor.spec.name
         found: Surveyed = self._kept.pop(name) if name in self._kept else _function(tensor, group, run)
-        return found.function(self._sums)
+        return found.function(self.sums)
 
 
 def _function(tensor: TensorPlan, group: Streamed, run: Workers) -> Any:

@@ -12,6 +12,7 @@ from fuseforget.errors import InputError
 from fuseforget.methods.arcee import arcee_fusion
 from fuseforget.methods.consensus import consensus, fisher_consensus, spectral_consensus
 from fuseforget.methods.group import Block, Group, InMemory, fuse_in_memory, survey_in_memory
+from fuseforget.methods.lengths import remarks_on
 from fuseforget.methods.linear import average, fisher, geometric_mean, nearswap, negmerge, passthrough, ram, task_arithmetic
 from fuseforget.methods.method import DIAGONAL_FISHER, Method, Parameter, Surveyed, Value
 from fuseforget.methods.regmean import regmean
@@ -187,7 +188,7 @@ METHODS = {
         Method(
             "spectral_consensus", spectral_consensus, "mean change of each matrix without what the models disagree about",
             "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
-            kernels=True, surveys=True,
+            kernels=True, surveys=True, remarks=remarks_on,
             parameters=(
                 STRICTLY,
                 LAMBDA,
@@ -197,7 +198,7 @@ METHODS = {
         Method(
             "fisher_consensus", fisher_consensus, "spectral_consensus, tables of tokens filtered by Fisher information",
             "fuseforget (docs/methods/spectral-consensus.md)", base="required", weights="convex", whole="shorter", squares=9,
-            kernels=True, surveys=True, statistics=DIAGONAL_FISHER, parameters=(STRICTLY, LAMBDA),
+            kernels=True, surveys=True, remarks=remarks_on, statistics=DIAGONAL_FISHER, parameters=(STRICTLY, LAMBDA),
         ),
         Method(
             "negmerge", negmerge, "unlearning: take from the base what all models changed in one direction",

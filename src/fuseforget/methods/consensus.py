@@ -17,6 +17,7 @@ decomposition is needed, one Cholesky factor a side.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -118,8 +119,10 @@ def _fused(group: Group, weight: tuple[float, ...], forget: float, lambda_: floa
     import torch
 
     is_one = is_table(group.name)
-    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE or (is_one and table is None):
+    if len(group.shape) != 2 or min(group.shape) < LEAST_SIDE:
         return _Averaged(weight, 1.0)
+    if is_one and table is None:
+        return _Averaged(weight, 1.0, NOTHING._replace(averaged=forget * _squares(group, weight) if forget else 0.0))
     if forget == 0:
         return _Averaged(weight, lambda_)
     if is_one:
@@ -129,6 +132,16 @@ def _fused(group: Group, weight: tuple[float, ...], forget: float, lambda_: floa
     with contextlib.suppress(_Imprecise):
         return filtered(group, weight, forget, lambda_, group.dtype)
     return filtered(group, weight, forget, lambda_, torch.float64)
+
+
+def _squares(group: Group, weight: Sequence[float]) -> float:
+    """The models' squared changes, their weighted mean."""
+    import torch
+
+    return math.fsum(
+        share * float(delta.square().sum(dtype=torch.float64))
+        for block in group.blocks() for delta, share in zip(block.deltas, weight, strict=True) if share != 0
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

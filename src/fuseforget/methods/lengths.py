@@ -1,4 +1,4 @@
-"""How long a filtered model's change is to be: from the average's length to the models' own, where these have much in common."""
+"""How long a filtered model's change is to be, from the average's length to the models' own; and what to tell of the models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["COMMON", "NOTHING", "Lengths", "restoring"]
+__all__ = ["COMMON", "NOTHING", "Lengths", "remarks_on", "restoring"]
 
 # The share of the models' changes, by squared length, that is to be common if these are to get all of their length back. Where
 # less is common, so much less of the length: of models that share next to nothing, chance would be stretched. It is below what
 # related models had (biased ones .29 to .36, which do best at all of it; docs/methods/spectral-consensus.md).
 COMMON = 0.25
+# The share of the changes in tables that are averaged from which on the user is told. It was a tenth in models whose shortcuts
+# the method removes without the tables, more than a quarter in those that need them filtered (docs/results/forgetting-tiny.md).
+TOLD = 0.2
 ROUNDING = 1e-9  # equal models are to come back to the bit
 
 
@@ -23,12 +26,14 @@ class Lengths(NamedTuple):
         models: the models' own, their weighted mean, times ``forget``.
         common: of what the models have in common, times ``forget``; below zero where their changes point away from each other.
         fused: the filtered change's.
+        averaged: of the models' own in tables of tokens and positions that are averaged, times ``forget``.
     """
 
     average: float
     models: float
     common: float
     fused: float
+    averaged: float = 0.0
 
     @classmethod
     def of(cls, mean: float, scatter: float, fused: float, weight: Sequence[float], forget: float) -> Lengths:
@@ -52,6 +57,27 @@ def restoring(lengths: Sequence[float]) -> float:
     back = min(1.0, max(0.0, found.common) / (COMMON * found.models)) if found.models > 0 else 1.0
     factor = math.sqrt((found.average + back**2 * found.models) / found.fused)
     return 1.0 if abs(factor - 1) < ROUNDING else factor
+
+
+def remarks_on(lengths: Sequence[float]) -> tuple[str, ...]:
+    """What the user should know of the models, from the sums over all tensors: how much of their changes is in common.
+
+    None where nothing is filtered (``forget`` zero) or nothing changed.
+    """
+    found = Lengths(*lengths)
+    if not found.models > 0:
+        return ()
+    common = max(0.0, found.common) / found.models
+    told = f"{common:.0%} of the models' changes is in common (by squared length, of what is filtered)"
+    if common < COMMON:
+        told += f"; below {COMMON:.0%} the result is the nearer to the base, the less there is: look at the task"
+    aside = found.averaged / (found.averaged + found.models)
+    if not aside > TOLD:
+        return (told,)
+    return told, (
+        f"{aside:.0%} of the changes is in tables of tokens and positions, which are averaged: what one model alone has there "
+        "is not taken away; embeddings=true filters them too"
+    )
 
 
 def _own_share(weight: Sequence[float]) -> float:

@@ -111,6 +111,7 @@ class Method:
         kernels: whether a convolution is a matrix to it too, of outputs x (inputs x kernel).
         surveys: whether it has to know of all tensors before it fuses the first: its function then returns a
             :class:`Surveyed`, which is given the sums of all tensors' numbers.
+        remarks: what the user should know, from these sums.
         rows: whether whole rows (output units) must be held at once.
         random: whether a seed changes the result.
     """
@@ -129,6 +130,7 @@ class Method:
     squares: int = 0
     kernels: bool = False
     surveys: bool = False
+    remarks: Callable[[Sequence[float]], tuple[str, ...]] | None = None
     rows: bool = False
     random: bool = False
 
