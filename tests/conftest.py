@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from patience import LONG
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 WORDS = ["a", "b", "c", "good", "bad", "film", "the", "is", "not", "very", "plot", "dull", "moving", "synthetic", "synt"]
@@ -122,7 +124,7 @@ def kill_when(until: Sequence[Path], code: str, *arguments: object) -> None:
     command = [sys.executable, "-c", setup + code, *map(str, arguments)]
     for path in until:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + LONG
         while not path.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         ended = process.poll()

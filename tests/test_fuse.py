@@ -32,7 +32,7 @@ from fuseforget.fuse import make_recipe, memory_needed, plan_recipe, read_recipe
 from fuseforget.methods import METHODS, fuse_in_memory, survey_in_memory
 from fuseforget.methods import group as group_module
 from fuseforget.methods.rounding import narrow
-from working import LONG
+from patience import LONG
 
 RUN = sys.modules["fuseforget.fuse.run"]
 

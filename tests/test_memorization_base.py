@@ -17,9 +17,9 @@ import torch
 from fuseforget.errors import InputError, OutputError
 from fuseforget.models import encode, load_language_model, max_positions
 from fuseforget.studies.memorization.base import BaseSettings, cached_base, pretrain_base
+from patience import LONG
 from test_train import same_weights
 from test_train_language import loss_of
-from working import LONG
 
 TINY = BaseSettings(vocabulary=300, layers=1, width=32, heads=2, block=16, epochs=2, learning_rate=5e-3, batch=8)
 MASKED = replace(TINY, masked=True)

@@ -25,7 +25,7 @@ from fuseforget.paths import points
 from fuseforget.records import read_records
 from fuseforget.train import TrainSettings
 from fuseforget.train.trainer import fine_tune
-from working import LONG
+from patience import LONG
 
 
 def some_texts(count: int, seed: int = 0) -> tuple[str, ...]:

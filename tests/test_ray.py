@@ -17,8 +17,8 @@ from fuseforget.errors import InputError, Stopped, WorkerError
 from fuseforget.records import code_sha256
 from fuseforget.workers import open_workers
 from fuseforget.workers.on_ray import OnRay, _room, _share
+from patience import LONG
 from working import (
-    LONG,
     DyingOnce,
     Held,
     Loading,

@@ -18,11 +18,11 @@ from fuseforget.errors import InputError
 from fuseforget.train import TrainSettings
 from fuseforget.train.language import fine_tune_language
 from fuseforget.train.processes import Processes, is_main, processes
+from patience import LONG
 from test_language import configure
 from test_train import shortcut_data
 from test_train_language import draw_rows, start_of
 from test_train_steps import NO_DROPOUT, assert_near
-from working import LONG
 
 LANGUAGE = """
 import json, os, signal, sys

@@ -16,8 +16,8 @@ from fuseforget.errors import InputError, Stopped, WorkerError
 from fuseforget.models import running
 from fuseforget.workers import Here, open_workers
 from fuseforget.workers.parcels import WorkerTraceback
+from patience import LONG
 from working import (
-    LONG,
     DyingAmidItsResult,
     DyingOnce,
     Loading,

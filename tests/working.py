@@ -13,8 +13,7 @@ from fuseforget import stopping
 from fuseforget.errors import InputError
 from fuseforget.models.running import cores
 from fuseforget.workers import say
-
-LONG = 300  # seconds after which what was to come is missing: a busy machine takes a minute to start some processes
+from patience import LONG
 
 
 def square(number: int) -> int:

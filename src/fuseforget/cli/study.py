@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fuseforget.cli.output import print_json, print_table, progress_lines
-from fuseforget.cli.workers import RayOption, ThreadsOption, WorkersOption, crew
+from fuseforget.cli.workers import RayOption, ThreadsOption, WorkersEachCoreOption, WorkersOption, crew
 
 __all__ = ["demo", "report", "study"]
 
@@ -109,10 +109,7 @@ def study(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run; the same command on it resumes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Processes that share the work, one a core by default; the results are the same."),
-    ] = None,
+    workers: WorkersEachCoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """See fusing forget, in minutes: the shortcut study at the tiny scale, on a base and text of the project's own."""

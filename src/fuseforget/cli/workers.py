@@ -10,11 +10,11 @@ import typer
 if TYPE_CHECKING:
     from fuseforget.workers import Workers
 
-__all__ = ["RayOption", "ThreadsOption", "WorkersOption", "crew"]
+__all__ = ["RayOption", "ThreadsOption", "WorkersEachCoreOption", "WorkersOption", "crew"]
 
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Processes of this machine that share the work; the results are the same.")
-]
+SHARED = "Processes of this machine that share the work; the results are the same."
+WorkersOption = Annotated[int | None, typer.Option("--workers", help=SHARED)]
+WorkersEachCoreOption = Annotated[int | None, typer.Option("--workers", help=f"{SHARED} Default: one a core.")]
 RayOption = Annotated[
     str | None, typer.Option("--ray", metavar="ADDRESS|auto", help="A Ray cluster that does the work; --workers: how many there.")
 ]
