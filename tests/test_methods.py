@@ -810,6 +810,19 @@ def test_slerp_of_small_angles_keeps_the_length():
         np.testing.assert_allclose(found, [math.cos(5e-4), math.sin(5e-4)], rtol=1e-11)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0), st.floats(0.1, 0.9), st.integers(0, 2**31))
+def test_arcs_between_opposite_vectors_are_chords(first, second, share, seed):
+    """Biases of two labels, (x, -x) up to rounding in any model: of opposite signs they have no arc between them."""
+    off = 1e-7 * torch.randn(2, 2, generator=seeded(seed), dtype=torch.float64)
+    parts = [x * (torch.tensor([1.0, -1.0], dtype=torch.float64) + o).float() for x, o in zip((first, -second), off, strict=True)]
+    weight, (a, b) = [1 - share, share], [part.double() for part in parts]
+    for name, parameters in (("slerp", {}), ("nuslerp", {}), ("nuslerp", {"flatten": False})):
+        models = [part.view(1, 2) for part in parts]  # a bias, and a matrix of one row
+        found = fused(name, models, weight=weight, **parameters).view(2)
+        torch.testing.assert_close(found, (1 - share) * a + share * b, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [("model_stock", {"filter_wise": True}), ("nuslerp", {"flatten": False}), ("della", {"density": 0.5}), ("arcee_fusion", {})],

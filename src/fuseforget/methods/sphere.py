@@ -25,9 +25,12 @@ __all__ = ["karcher", "model_stock", "multislerp", "nuslerp", "slerp"]
 
 Array = npt.NDArray[Any]
 
-# Below this sine of the angle, sin(t w) / sin(w) equals t to double precision, and for opposite vectors no arc is defined:
-# there the chord is taken.
+# Below this sine of the angle, sin(t w) / sin(w) equals t to double precision: there the chord is taken.
 SMALLEST_SINE = 1e-8
+# Between opposite vectors no arc is defined, and near to it the plane of the arc is rounding and their lengths' difference is
+# divided by the sine. The biases of a head for two labels are such, (x, -x) in all models, with a sign of chance: an arc
+# between them had 40,000 times their length. Below this cosine the chord is taken, as mergekit's slerp does.
+OPPOSITE = -0.9995
 
 
 def _combine(group: Group, coefficients: Sequence[float]) -> Combination:
@@ -39,8 +42,9 @@ def _arc(products: Array, t: float) -> list[float]:
     """Coefficients of the point at ``t`` on the arc between two vectors with these inner products."""
     norm = math.sqrt(products[0, 0] * products[1, 1])
     if norm > 0:
-        omega = math.acos(max(-1.0, min(1.0, products[0, 1] / norm)))
-        if math.sin(omega) > SMALLEST_SINE:
+        cosine = max(-1.0, min(1.0, products[0, 1] / norm))
+        omega = math.acos(cosine)
+        if cosine > OPPOSITE and math.sin(omega) > SMALLEST_SINE:
             return [math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)]
     return [1 - t, t]
 
@@ -49,7 +53,8 @@ def slerp(group: Group, *, weight: Sequence[float]) -> FuseBlock:
     """Return ``(sin((1 - t) w) a + sin(t w) b) / sin w`` with ``w`` the angle between the tensors and ``t = weight[1]``.
 
     Shoemake 1985. The angle is that of the flattened tensors; their lengths enter as they are, so that the ends are
-    returned exactly. Where no arc is defined (equal, opposite or zero tensors) the result is the weighted average.
+    returned exactly. Where no arc is defined (equal tensors, zero, and opposite ones: a cosine below -.9995) the result is the
+    weighted average.
     """
     if weight[1] in (0, 1):
         return Combination(tuple(weight))
@@ -60,7 +65,8 @@ def nuslerp(group: Group, *, weight: Sequence[float], flatten: bool, row_wise: b
     """Slerp with any two weights (``t = w_2 / (w_1 + w_2)``), of task vectors where a base is given.
 
     mergekit's NuSLERP. ``flatten`` takes the tensor as one vector; otherwise each output unit (row) is a vector of its
-    own or, with ``row_wise`` (mergekit's word, which means the other axis), each input's column.
+    own or, with ``row_wise`` (mergekit's word, which means the other axis), each input's column. As in :func:`slerp` opposite
+    vectors are averaged, where mergekit's NuSLERP divides by the sine.
     """
     total = sum(weight)
     t = weight[1] / total if total != 0 else 0.5
@@ -87,9 +93,10 @@ def _arcs(products: torch.Tensor, t: float) -> tuple[torch.Tensor, torch.Tensor]
 
     aa, bb, ab = products.unbind(-2)
     norm = (aa * bb).sqrt()
-    omega = (ab / torch.where(norm > 0, norm, 1)).clamp(-1, 1).acos()
+    cosine = (ab / torch.where(norm > 0, norm, 1)).clamp(-1, 1)
+    omega = cosine.acos()
     sine = omega.sin()
-    curved = (norm > 0) & (sine > SMALLEST_SINE)
+    curved = (norm > 0) & (cosine > OPPOSITE) & (sine > SMALLEST_SINE)
     safe = torch.where(curved, sine, 1)
     first = torch.where(curved, ((1 - t) * omega).sin() / safe, 1 - t)
     return first, torch.where(curved, (t * omega).sin() / safe, t)
