@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OnRay"]
 
-PATIENCE = 120.0  # seconds: a node's first worker loads torch, from a disk that many may share
+PATIENCE = 300.0  # seconds: a node's first worker loads torch, from a disk and on cores that many may share
 CONNECTING = 5.0  # seconds; Ray itself tries for two minutes, and then ends the process
 Code = Callable[[], str]
 
