@@ -60,8 +60,10 @@ DARE_TIES: Grid = tuple({**point, "normalize": True} for point in DARE)
 DELLA = _grid(density=(0.3, 0.6), lambda_=(0.5, 0.7, 1.0, 1.3))
 CRUMBS = _grid(density=(0.5, 0.9), gamma=(0.01, 0.1), lambda_=(0.8, 1.4))
 CRUMBS_TIES: Grid = tuple({**point, "normalize": True} for point in CRUMBS)
-# Tasks are summed by default, as their papers do: half of the sum is the average's scale for two.
-SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0))
+# Tasks are summed by default, as their papers do: half of the sum is the average's scale for two. All singular values made equal
+# are smaller than the largest were, so that Iso-C wants more.
+SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0, 1.5))
+ISOTROPIC = _grid(lambda_=(0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0))
 # The first mixes in proportion; the second's strictness is forget / (1 - forget), whose useful range is near one.
 COMMON = _grid(forget=(0.7, 1.0), lambda_=(0.8, 1.0, 1.25, 1.5))
 # From gentle, for models that have little in common, to strict; the first two for models that changed much, whose shortcuts are
@@ -93,7 +95,7 @@ CONTENDERS = (
     Contender("model_stock", "model_stock", _grid(filter_wise=(False, True)), source="Jang et al. 2024"),
     Contender("ram", "ram", _grid(epsilon=(1e-5, 1e-4, 1e-3)), source="arXiv 2601.13572 without the plus"),
     Contender("tsv_m", "tsv_m", SUMMED, source="Gargiulo et al. 2025: lambda chosen on validation data"),
-    Contender("iso_c", "iso_c", SUMMED, source="Marczak et al. 2025: lambda chosen on validation data"),
+    Contender("iso_c", "iso_c", ISOTROPIC, source="Marczak et al. 2025: lambda chosen on validation data"),
     Contender("consensus", "consensus", COMMON, source="near to strictly common and all of it, at less and more than its scale"),
     Contender("spectral_consensus", "spectral_consensus", SPECTRAL,
               source="the strictness up to its default, at its length, at less and at more; gentle ones with tables too"),
