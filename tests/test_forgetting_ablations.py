@@ -268,6 +268,8 @@ def test_tables_are_those_that_the_method_leaves_out():
         "decoder.block.0.layer.1.EncDecAttention.o.weight",
         "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         "xembed.weight", "wtex.weight", "my.reembedding.weight", "member.weight", "emb",
+        "albert.encoder.embedding_hidden_mapping_in.weight", "electra.embeddings_project.weight",
+        "vit.embeddings.patch_embeddings.projection.weight", "deberta.embeddings.embed_proj.weight",
     )  # fmt: skip
     for names, expected in ((tables, True), (others, False)):
         assert [is_table(name) for name in names] == [expected] * len(names)
@@ -290,6 +292,9 @@ FRAGMENTS = (
     "weight",
     "predictions",
     "decoder",
+    "project",
+    "_proj.",
+    "hidden_mapping",
 )
 
 

@@ -19,6 +19,7 @@ WORDS_OF_NORMS = re.compile(r"norm|^ln_")
 # After the start of a name, a dot or an underscore; the method leaves the same names out.
 TABLES = re.compile(
     r"(?<![^._])(?:embed|(?:word|tok)_emb|emb(?=[._])|(?:wte|wpe|lm_head)(?!\w)|shared\.weight|predictions\.decoder)"
+    r"(?!.*(?:project|_proj\.|hidden_mapping))"
 )
 
 
