@@ -62,8 +62,8 @@ CRUMBS = _grid(density=(0.5, 0.9), gamma=(0.01, 0.1), lambda_=(0.8, 1.4))
 CRUMBS_TIES: Grid = tuple({**point, "normalize": True} for point in CRUMBS)
 # Tasks are summed by default, as their papers do: half of the sum is the average's scale for two. All singular values made equal
 # are smaller than the largest were, so that Iso-C wants more.
-SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0, 1.5))
-ISOTROPIC = _grid(lambda_=(0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0))
+SUMMED = _grid(lambda_=(0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0))
+ISOTROPIC = _grid(lambda_=(1.0, 1.5, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0))
 # The first mixes in proportion; the second's strictness is forget / (1 - forget), whose useful range is near one.
 COMMON = _grid(forget=(0.7, 1.0), lambda_=(0.8, 1.0, 1.25, 1.5))
 # From gentle, for models that have little in common, to strict; the first two for models that changed much, whose shortcuts are
