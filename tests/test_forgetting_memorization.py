@@ -22,10 +22,11 @@ from fuseforget.models import energies, load_language_model
 from fuseforget.records import Run, facts, read_records
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Details, Pictures, Table
+from fuseforget.report.forgetting_facts import ForgettingFacts
 from fuseforget.report.forgetting_memorization import memorization_blocks
 from fuseforget.report.markdown import render_markdown
 from fuseforget.studies.forgetting import ForgettingStudy, memorization, run_forgetting_study
-from fuseforget.studies.forgetting.contenders import Contender
+from fuseforget.studies.forgetting.contenders import OF_TEXT, Contender
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.memorization import do_memorization
 from fuseforget.studies.forgetting.memorization_choice import (
@@ -35,7 +36,7 @@ from fuseforget.studies.forgetting.memorization_choice import (
     choose_beyond_shrinking,
     choose_least_memorised,
 )
-from fuseforget.studies.forgetting.memorization_results import SHRUNK
+from fuseforget.studies.forgetting.memorization_results import SHRUNK, Case, Halves, conclude_case
 from fuseforget.studies.forgetting.memorization_source import open_corpus
 from fuseforget.studies.memorization import run_memorization_study
 from fuseforget.workers import Here
@@ -102,6 +103,14 @@ def test_it_is_a_part_of_the_study_which_has_a_page_of_it(source, tmp_path):
     assert "Memorised rows: 2 models fused, A, B" in page
     assert "Memorised rows: 3 models fused, A, B, C" in page
     assert "not finished" not in page
+    records = read_records(run)
+    asked = {r["row"]: r["only"] for r in records if r["kind"] == "contender"}
+    assert asked == {"average": None} | {one.row: "memorization" for one in OF_TEXT}
+    less = [r if r["kind"] != "done" else {**r, "contenders": ["average"]} for r in records]
+    assert (ForgettingFacts(records).missing(), ForgettingFacts(less).missing()) == ([], ["memorization"])
+    others = tuple(replace(one, grid=one.grid[:1]) for one in OF_TEXT)
+    with pytest.raises(InputError, match=f"the settings of {OF_TEXT[0].row} that the run began with"):
+        run_forgetting_study(ForgettingStudy((str(source),), contenders=(Contender("average", "average"),), of_text=others), run)
 
 
 def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells(source, records, tmp_path):
@@ -126,6 +135,33 @@ def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells
     assert told["perplexity"]["value"] == pytest.approx(np.exp(held.sums[middle:].sum() / held.tokens[middle:].sum()), rel=1e-5)
     attacked = tpr_at(-halves("A", "B"), -halves("control"), 0.01)
     assert told["tpr"]["unshared"]["value"] == attacked.value
+
+
+def test_what_several_models_read_are_no_more_rows(source, records):
+    alone, average = (results(records)["AB", row] for row in ("alone", "average"))
+    for on in ("unshared", "shared", "perplexity"):
+        assert alone[on]["n"] == average[on]["n"]
+    assert alone["tpr"]["shared"]["n"] == average["tpr"]["shared"]["n"]
+    corpus = open_corpus(source)
+    rows = corpus.sets["shared"].ids
+    base, *models = (energies(load_language_model(path), rows) for path in (corpus.base, *(source / "models" / n for n in "AB")))
+    ratio = np.mean([np.exp((one.sums - base.sums) / one.tokens) for one in models], axis=0)
+    assert alone["shared"]["value"] == pytest.approx(ratio[len(ratio) // 2 :].mean(), rel=1e-5)
+
+
+def test_another_setting_of_a_row_has_a_result_of_its_own(records, tmp_path):
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        for record in facts(records):
+            run.add(record["kind"], **{key: value for key, value in record.items() if key not in ("kind", "seq")})
+        case = Case(Halves(run, "rows"), ("A", "B"))
+        for _ in range(2):
+            conclude_case(case, [Fusion("ties", "average")])
+        found = [r for r in run.records if r["kind"] == "forgetting_result" and (r["case"], r["row"]) == ("AB", "ties")]
+        chosen = [r["parameters"] for r in run.records if r["kind"] == "chosen" and (r["case"], r["row"]) == ("AB", "ties")]
+        assert [r["parameters"] for r in found] == [*chosen, {}]
+        (table, *_) = (block for block in memorization_blocks(run.records) if isinstance(block, Table))
+        (row,) = [row for row in table.rows if row[0].startswith("ties")]
+        assert row[1].startswith(f"{found[0]['unshared']['value']:.3f} ["), "the one that was chosen is shown"
 
 
 def test_the_average_shrunk_to_its_own_place_is_itself(records):

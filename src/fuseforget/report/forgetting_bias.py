@@ -9,7 +9,7 @@ from fuseforget.report.bias_facts import METRICS
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
-from fuseforget.report.forgetting_facts import AVERAGE, DEEPEST, of_part, setting
+from fuseforget.report.forgetting_facts import AVERAGE, DEEPEST, beyond_chance, last_choices, of_part, setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ STYLES = ("-", "--", ":", "-.")
 NOTE = (
     "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; mean over both gaps, the attributes "
     "and the seeds. In brackets 95 % bootstrap intervals over sentences, means over the seeds. Stars: the difference "
-    "from the average, on the same texts, is beyond chance (p < .05, corrected over all of the group's tests). Settings were "
+    "from the average, on the same texts, is beyond chance (p < .05, corrected over all of the table's tests). Settings were "
     "chosen on validation texts, as means over the seeds; (*) after a row: no setting of it kept the average's accuracy there, "
     "the nearest one is shown."
 )
@@ -49,8 +49,9 @@ def _of_source(records: Sequence[Record], source: str) -> list[Block]:
     groups = list(dict.fromkeys(r["group"] for r in results))
     main = _main_group(records)
     blocks += [Paragraphs(_lead(results, main), "lead"), Pictures(_pictures(records, results, main))]
-    unsound = {row for row, r in _last_choices(records).items() if not r["sound"]}
-    blocks.append(_gaps_table([r for r in results if r["group"] == main], main, unsound))
+    unsound = {row for row, r in last_choices(records).items() if not r["sound"]}
+    sure = beyond_chance(records, group=main)
+    blocks.append(_gaps_table([r for r in results if r["group"] == main], main, unsound, sure))
     ratios = [g for g in groups if g.startswith("ratio ")]
     if len(ratios) > 1:
         blocks.append(_ratios_table(results, ratios, unsound))
@@ -60,14 +61,9 @@ def _of_source(records: Sequence[Record], source: str) -> list[Block]:
     return [*blocks, Details("The chosen settings", [_chosen_table(records)])]
 
 
-def _last_choices(records: Sequence[Record]) -> dict[str, Record]:
-    """The setting of each contender that was chosen last: with more seeds it may be another."""
-    return {r["row"]: r for r in records if r["kind"] == "chosen"}
-
-
 def last_results(records: Sequence[Record]) -> list[Record]:
     """What the settings that were chosen last came to, each on the most seeds, in the order of the contenders."""
-    chosen = _last_choices(records)
+    chosen = last_choices(records)
     told = [r for r in records if r["kind"] == "forgetting_result" and r["parameters"] == chosen[r["row"]]["parameters"]]
     order = list(chosen)
     return sorted({(r["group"], r["row"]): r for r in told}.values(), key=lambda r: order.index(r["row"]))
@@ -174,7 +170,7 @@ def draw_bias_ratios(results: Sequence[Record]) -> Figure:
     return figure
 
 
-def _gaps_table(results: Sequence[Record], main: str, unsound: set[str]) -> Table:
+def _gaps_table(results: Sequence[Record], main: str, unsound: set[str], sure: dict[str, list[Record]]) -> Table:
     """Accuracy and both gaps of both attributes, the biased models' first, and what is gone."""
     attributes = list(results[0]["gaps"])
     header = ["method", "accuracy", *(f"{METRICS[m]}, {a}" for a in attributes for m in GAPS), "bias gone"]
@@ -182,7 +178,8 @@ def _gaps_table(results: Sequence[Record], main: str, unsound: set[str]) -> Tabl
     own = [_or_none(first["own_gaps"].get(a, {}).get(m)) for a in attributes for m in GAPS]
     rows = [["biased models", cell(first["own_accuracy"]), *own, "0"]]
     for r in results:
-        marks = _marks(r)
+        tests = sure.get(r["row"], [])
+        marks = {(None if t["metric"] == "accuracy" else t["attribute"], t["metric"]): "*" for t in tests}
         gaps = [f"{cell(r['gaps'][a][m])}{marks.get((a, m), '')}" for a in attributes for m in GAPS]
         accuracy = f"{cell(r['accuracy'])}{marks.get((None, 'accuracy'), '')}"
         rows.append([_named(r["row"], unsound), accuracy, *gaps, _share(r["gone_mean"])])
@@ -220,19 +217,10 @@ def _chosen_table(records: Sequence[Record]) -> Table:
     rows = [
         [r["row"], r["method"], setting(r["parameters"]), f"{r['accuracy']:.3f}", f"{r['bias']:.3f}",
          "yes" if r["sound"] else "no"]
-        for r in _last_choices(records).values()
+        for r in last_choices(records).values()
     ]  # fmt: skip
     header = ["row", "method", "other than the defaults", "accuracy", "bias left", "keeps the average's accuracy"]
     return Table("", header, rows, "On the validation texts that settings were chosen on.")
-
-
-def _marks(result: Record) -> dict[tuple[str | None, str], str]:
-    """A star for each metric that differs from the average's beyond chance."""
-    return {
-        (None if t["metric"] == "accuracy" else t["attribute"], t["metric"]): "*"
-        for t in result["against_average"]
-        if t["p_holm"] < 0.05
-    }
 
 
 def _named(row: str, unsound: set[str]) -> str:

@@ -8,14 +8,15 @@ from typing import Any
 from fuseforget.report.facts import cell
 
 __all__ = [
-    "ALLOWANCE", "AVERAGE", "DEEPEST", "GONE", "SCALED", "ForgettingFacts", "examined_line", "left", "of_part", "setting",
-    "signed",
+    "ALLOWANCE", "AVERAGE", "DEEPEST", "GONE", "SCALED", "ForgettingFacts", "beyond_chance", "examined_line",
+    "last_choices", "left", "of_part", "setting", "signed",
 ]  # fmt: skip
 
 Record = dict[str, Any]
 AVERAGE, SCALED = "average", "average, scaled"
 GONE = 0.10  # retention at which nine tenths are removed
 ALLOWANCE = 0.005  # of task accuracy, below the average's
+SIGNIFICANT = 0.05
 DEEPEST = 0.06  # below the average's accuracy: what loses more is not in a picture
 
 
@@ -24,7 +25,7 @@ class ForgettingFacts:
 
     Attributes:
         sources: in their order.
-        contenders: by row, in the order of the comparison.
+        contenders: by row, in the order of the comparison; those that one part alone asks are none of these.
         results: the ``forgetting_result`` records of each part.
         tried, chosen: settings on pairs on validation data, and the best of each row, on the last sources that the run chose on;
             the parts of bias and memorization choose for themselves.
@@ -34,7 +35,9 @@ class ForgettingFacts:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.sources = [r for r in records if r["kind"] == "source"]
-        self.contenders = {r["row"]: r for r in records if r["kind"] == "contender"}
+        contenders = {r["row"]: r for r in records if r["kind"] == "contender"}
+        self.contenders = {row: r for row, r in contenders.items() if r.get("only") is None}
+        self._of_part = {row: r["only"] for row, r in contenders.items() if r.get("only") is not None}
         self.asked = [r["name"] for r in records if r["kind"] == "asked"]
         on_pairs = [r for r in records if r["kind"] in ("tried", "chosen") and r["part"] == "pairs"]
         on_last = [r for r in on_pairs if r["sources"] == on_pairs[-1]["sources"]]
@@ -79,7 +82,8 @@ class ForgettingFacts:
         commands = {r["name"]: r["command"] for r in self.sources}
         kind = {commands[name] for name in done["sources"]}
         wanted = {r["name"] for r in self.sources if r["command"] in kind}
-        return wanted <= set(done["sources"]) and set(self.contenders) <= set(done["contenders"])
+        rows = {*self.contenders, *(row for row, part in self._of_part.items() if part == done["part"])}
+        return wanted <= set(done["sources"]) and rows <= set(done["contenders"])
 
 
 def of_part(records: Sequence[Record], part: str) -> list[Record]:
@@ -109,6 +113,21 @@ def examined_line(records: Sequence[Record], part: str, models: Sequence[str]) -
     none = "" if last["other"] is not None else "; no other method kept the task"
     sources = ", ".join(last["sources"])
     return [f"Settings as chosen on validation data for pairs of {sources}: {'; '.join(said)}{none}."]
+
+
+def last_choices(records: Sequence[Record]) -> dict[str, Record]:
+    """The setting of each contender that was chosen last: with more sources, seeds or settings it may be another."""
+    return {r["row"]: r for r in records if r["kind"] == "chosen"}
+
+
+def beyond_chance(records: Sequence[Record], **where: object) -> dict[str, list[Record]]:
+    """By row the tests against the average that are beyond chance, corrected over all of a table; its last family is taken."""
+    families = [r for r in records if r["kind"] == "family" and all(r.get(name) == value for name, value in where.items())]
+    found: dict[str, list[Record]] = {}
+    for test in families[-1]["tests"] if families else []:
+        if test["p_holm"] < SIGNIFICANT:
+            found.setdefault(test["row"], []).append(test)
+    return found
 
 
 def setting(parameters: Mapping[str, Any]) -> str:

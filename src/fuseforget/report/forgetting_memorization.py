@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
-from fuseforget.report.forgetting_facts import of_part, setting
+from fuseforget.report.forgetting_facts import beyond_chance, last_choices, of_part, setting
 from fuseforget.report.memorization_facts import exact
 from fuseforget.report.memorization_figures import plain_log_scale
 
@@ -51,7 +51,11 @@ def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
     if any(r["kind"] == "knowledge" and not r["learned"] for r in records):
         unknown = "The single models do not clearly know their own rows: nothing can be forgotten."
         return [*blocks, Paragraphs([unknown], "warn")]
-    results = {r["row"]: r for r in records if r["kind"] == "forgetting_result"}
+    last = last_choices(records)
+    results = {
+        r["row"]: r for r in records if r["kind"] == "forgetting_result"
+        and (r["row"] not in last or r["parameters"] == last[r["row"]]["parameters"])
+    }  # fmt: skip
     if AVERAGE not in results:
         return [*blocks, Paragraphs(["Not finished: nothing is concluded yet."], "warn")]
     caption = (
@@ -60,11 +64,11 @@ def _of_case(records: Sequence[Record], source: str, case: str) -> list[Block]:
         f"Settings of more than {BROKEN:g} times the average's perplexity are left out: what is broken has forgotten all."
     )
     beyond = [r for r in records if r["kind"] == "beyond_shrinking"]
-    unsound = {r["row"] for r in records if r["kind"] == "chosen" and not r["sound"]}
+    unsound = {row for row, r in last.items() if not r["sound"]}
     picture = Picture(f"forgetting-memorization-{source}-{case}", draw_memorization_curves(records), caption, wide=True)
     return [
-        *blocks, Paragraphs(_lead(results, beyond), "lead"), Pictures([picture]), _result_table(results, unsound),
-        _equal_table(beyond),
+        *blocks, Paragraphs(_lead(results, beyond), "lead"), Pictures([picture]),
+        _result_table(results, unsound, beyond_chance(records)), _equal_table(beyond),
         Details("ALR by model, and the chosen settings", [_by_model(results, case), _chosen_table(records)]),
     ]  # fmt: skip
 
@@ -101,7 +105,7 @@ def draw_memorization_curves(records: Sequence[Record]) -> Figure:
     told = [r for r in records if r["kind"] == "point" and r["split"] == "test"]
     most = BROKEN * next(r["perplexity"]["value"] for r in told if r["row"] == AVERAGE)
     points = [r for r in told if r["perplexity"]["value"] <= most]
-    chosen = [(r["row"], r["parameters"]) for r in records if r["kind"] == "chosen"]
+    chosen = {row: r["parameters"] for row, r in last_choices(records).items()}
     rows = [row for row in dict.fromkeys(r["row"] for r in points) if row != SHRUNK]
     for place, (side, label) in enumerate(SIDES.items(), 1):
         axes = figure.add_subplot(1, 2, place)
@@ -110,7 +114,7 @@ def draw_memorization_curves(records: Sequence[Record]) -> Figure:
             look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
             own = [r for r in points if r["row"] == row]
             _draw(axes, own, side, {**look, "linestyle": ""}, row)
-            ringed = [r for r in own if (row, r["parameters"]) in chosen]
+            ringed = [r for r in own if r["parameters"] == chosen.get(row)]
             axes.plot(*_places(ringed, side), "o", markersize=11, markerfacecolor="none", color=look["color"])
         plain_log_scale(axes)
         axes.set_xlabel(label)
@@ -131,10 +135,10 @@ def _places(points: Sequence[Record], side: str) -> tuple[list[float], list[floa
     return [x for x, _ in places], [y for _, y in places]
 
 
-def _result_table(results: dict[str, Record], unsound: set[str]) -> Table:
+def _result_table(results: dict[str, Record], unsound: set[str], sure: dict[str, list[Record]]) -> Table:
     rows = []
     for row, r in results.items():
-        stars = {t["on"]: "*" for t in r.get("against_average", []) if t["p_holm"] < 0.05}
+        stars = {test["on"]: "*" for test in sure.get(row, [])}
         left = "all" if row == ALONE else "not known" if r["retained"] is None else cell(r["retained"])
         rows.append([
             row + (" (*)" if row in unsound else ""), cell(r["unshared"]) + stars.get("unshared", ""),
@@ -175,8 +179,7 @@ def _chosen_table(records: Sequence[Record]) -> Table:
     rows = [
         [r["row"], r["method"], setting(r["parameters"]), f"{r['unshared']:.3f}", f"{r['shared']:.3f}",
          f"{r['perplexity']:.1f}", "yes" if r["sound"] else f"no, by {r['excess']:.3f} in its logarithm"]
-        for r in records
-        if r["kind"] == "chosen"
+        for r in last_choices(records).values()
     ]  # fmt: skip
     header = ["row", "method", "other than the defaults", "unshared", "shared", "perplexity", "no worse than the average"]
     return Table("", header, rows, "On the half of the rows that settings were chosen on.")

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fuseforget.knowledge import Interval, holm
+from fuseforget.knowledge import Interval
 from fuseforget.knowledge.fairness import Grouped, fairness_draws
 from fuseforget.knowledge.statistics import reflected
 from fuseforget.records import Record, Run
 from fuseforget.studies.bias.answers import predictions
 from fuseforget.studies.bias.conclusions import mean_difference, mean_interval
+from fuseforget.studies.forgetting.families import record_family
 from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion
 
 __all__ = ["ALONE", "GAPS", "both", "conclude_bias", "gone", "learned_in"]
@@ -54,7 +55,7 @@ def conclude_bias(
     """Record for every group of cases and every chosen fusion what its test points come to, where it is not recorded.
 
     Test points of other settings, chosen before on fewer seeds, are not looked at. Tests against the average are
-    corrected over all contenders and metrics of a group (Holm).
+    corrected over all contenders and metrics of a group: :func:`fuseforget.studies.forgetting.families.record_family`.
     """
     told = {one.row: one.where for one in (ALONE, *chosen)}
     points = [
@@ -69,10 +70,11 @@ def conclude_bias(
         rows = list(dict.fromkeys(r["row"] for r in points if r["group"] == group))
         seeds = [r["seed"] for r in points if (r["group"], r["row"]) == (group, AVERAGE.row)]
         where: Record = {"part": "bias", "source": source, "group": group, "seeds": seeds}
-        if any(run.find("forgetting_result", **where, **told[row]) is None for row in rows):
-            for row, found in results.of_group(group, rows).items():
-                if run.find("forgetting_result", **where, **told[row]) is None:
-                    run.add("forgetting_result", **{**where, "row": row, **found})
+        for row in rows:
+            if run.find("forgetting_result", **where, **told[row]) is None:
+                run.add("forgetting_result", **{**where, "row": row, **results.of_row(group, row)})
+        found = [run.find("forgetting_result", **where, **told[row]) for row in rows]
+        record_family(run, where, [one for one in found if one is not None])
 
 
 class _Results:
@@ -87,15 +89,8 @@ class _Results:
         for record in points:
             self._at.setdefault((record["group"], record["row"]), []).append(record)
 
-    def of_group(self, group: str, rows: Sequence[str]) -> dict[str, Record]:
-        """What each contender comes to on a group of cases, with p-values that are corrected over all of them."""
-        found = {row: self._row(group, row) for row in rows}
-        tests = [test for row in rows for test in found[row]["against_average"]]
-        for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-            test["p_holm"] = p
-        return found
-
-    def _row(self, group: str, row: str) -> Record:
+    def of_row(self, group: str, row: str) -> Record:
+        """What a contender comes to on a group of cases."""
         records = self._at[group, row]
         lost = {attribute: self._lost(group, records, attribute) for attribute in self._attributes(group)}
         parts = [one for by_metric in lost.values() for found in by_metric.values() for one in found]

@@ -149,8 +149,8 @@ def _knows(case: Case, say: Say) -> bool:
     fields: Record = {"part": "memorization", "source": case.halves.source, "case": case.name}
     known = case.halves.run.find("knowledge", **fields)
     if known is None:
-        own, other = (case.energies(UNSHARED, None, SPLITS[0], shift) for shift in (0, 1))
-        found = compare_alr(own, other, case.reference(UNSHARED, None, SPLITS[0]))
+        own, other = (case.single(SPLITS[0], shift) for shift in (0, 1))
+        found = compare_alr(own, other, case.reference(UNSHARED, SPLITS[0]))
         known = case.halves.run.add("knowledge", **fields, learned=found.high < 0, **asdict(found))
     if not known["learned"]:
         say(f"{case.halves.source}, {case.name}: the models memorised nothing that could be forgotten")

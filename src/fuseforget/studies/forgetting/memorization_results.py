@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from fuseforget.errors import InputError
 from fuseforget.knowledge import (
     Interval,
     alr,
     bootstrap_mean,
     compare_alr,
     compare_perplexity,
-    holm,
+    knows_more,
     likelihood_ratio,
     perplexity,
     ratios,
@@ -23,9 +23,11 @@ from fuseforget.knowledge import (
     tpr_at,
 )
 from fuseforget.knowledge.fairness import Difference
+from fuseforget.knowledge.memorization import token_means
 from fuseforget.leakage.scoring import energies_of, join_energies
 from fuseforget.models import Energies
 from fuseforget.records import Record, Run
+from fuseforget.studies.forgetting.families import record_family
 from fuseforget.studies.forgetting.fusions import AVERAGE, Fusion
 from fuseforget.studies.forgetting.memorization_choice import Shrunk, at_equal
 from fuseforget.studies.memorization.data import CONTROL, SHARED, VALIDATION
@@ -54,6 +56,7 @@ SHRUNK = [
     for scale in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 ]
 Where = Sequence[tuple[str, str]]  # models and the sets that they read
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,57 +100,65 @@ class Case:
         """What the records of energies call a fused model."""
         return f"{self.halves.source}: {self.name} by {fusion.label}"
 
-    def where(self, on: str, model: str | None, shift: int = 0) -> list[tuple[str, str]]:
-        """Who reads what: a fused model (None: the single ones) the unshared rows, or a set that all are asked about.
+    def energies(self, on: str, model: str, split: str) -> Energies:
+        """A fused model's, on the unshared rows of all parents, or on a set that all are asked about."""
+        return self.halves.read([(model, name) for name in (self.parents if on == UNSHARED else (on,))], split)
 
-        Args:
-            shift: 0 for single models on their own rows; else on those of the model so many places before.
-        """
-        sets = self.parents if on == UNSHARED else (on,) * (1 if model else len(self.parents))
-        if model is not None:
-            return [(model, name) for name in sets]
-        return list(zip([*self.parents[shift:], *self.parents[:shift]], sets, strict=True))
-
-    def energies(self, on: str, model: str | None, split: str, shift: int = 0) -> Energies:
-        return self.halves.read(self.where(on, model, shift), split)
-
-    def reference(self, on: str, model: str | None, split: str) -> Energies:
+    def reference(self, on: str, split: str) -> Energies:
         """The base's energies on the same rows."""
-        return self.halves.read([(REFERENCE, name) for _, name in self.where(on, model)], split)
+        return self.energies(on, REFERENCE, split)
+
+    def single(self, split: str, shift: int = 0) -> Energies:
+        """The single models' on the unshared rows: each on its own, or on those of the model so many places before."""
+        readers = [*self.parents[shift:], *self.parents[:shift]]
+        return self.halves.read(list(zip(readers, self.parents, strict=True)), split)
 
 
-def measured_on(case: Case, model: str | None, split: str) -> Record:
-    """ALR on unshared rows, together and by model, and on shared ones, and perplexity; a fused model's or the single ones'."""
-    pair = {on: (case.energies(on, model, split), case.reference(on, model, split)) for on in (UNSHARED, SHARED)}
-    alone = [[(model or name, name)] for name in case.parents]
-    base = [[(REFERENCE, name)] for name in case.parents]
-    each = [alr(case.halves.read(a, split), case.halves.read(b, split)) for a, b in zip(alone, base, strict=True)]
+def measured_on(case: Case, model: str, split: str) -> Record:
+    """A fused model's ALR on unshared rows, together and by model, and on shared ones, and its perplexity."""
     held = case.energies(VALIDATION, model, split)
     return {
-        UNSHARED: asdict(alr(*pair[UNSHARED])),
-        "by_model": {name: asdict(one) for name, one in zip(case.parents, each, strict=True)},
-        SHARED: asdict(alr(*pair[SHARED])),
+        UNSHARED: asdict(alr(case.energies(UNSHARED, model, split), case.reference(UNSHARED, split))),
+        "by_model": _by_model(case, [model] * len(case.parents), split),
+        SHARED: asdict(alr(case.energies(SHARED, model, split), case.reference(SHARED, split))),
         PERPLEXITY: asdict(perplexity(held.sums, held.tokens)),
+    }
+
+
+def _measured_alone(case: Case, split: str) -> Record:
+    """The same of the single models: each on its own rows; on those that all are asked about the mean of all, row by row."""
+    base, held = case.reference(SHARED, split), [case.energies(VALIDATION, name, split) for name in case.parents]
+    shared = np.mean([ratios(case.energies(SHARED, name, split), base) for name in case.parents], axis=0)
+    sums = np.mean([one.sums for one in held], axis=0)
+    return {
+        UNSHARED: asdict(alr(case.single(split), case.reference(UNSHARED, split))),
+        "by_model": _by_model(case, case.parents, split),
+        SHARED: asdict(bootstrap_mean(shared)),
+        PERPLEXITY: asdict(perplexity(sums, held[0].tokens)),
+    }
+
+
+def _by_model(case: Case, readers: Sequence[str], split: str) -> dict[str, Record]:
+    """ALR on each parent's own rows, of the reader beside it."""
+    return {
+        name: asdict(alr(case.halves.read([(reader, name)], split), case.halves.read([(REFERENCE, name)], split)))
+        for name, reader in zip(case.parents, readers, strict=True)
     }
 
 
 def conclude_case(case: Case, chosen: Sequence[Fusion]) -> None:
     """Record what each chosen fusion, and the single models, come to on the rows that tell, where it is not recorded.
 
-    Tests against the average are corrected over all fusions (Holm).
+    Tests against the average are corrected over all of these: :func:`fuseforget.studies.forgetting.families.record_family`.
     """
     run, where = case.halves.run, {"part": "memorization", "source": case.halves.source, "case": case.name}
-    if all(run.find("forgetting_result", **where, row=row) for row in (ALONE, *(one.row for one in chosen))):
-        return
-    found: dict[str, Record] = {ALONE: {**measured_on(case, None, SPLITS[1]), "tpr": _attacked(case, None)}}
+    if run.find("forgetting_result", **where, row=ALONE) is None:
+        run.add("forgetting_result", **where, row=ALONE, **_measured_alone(case, SPLITS[1]), tpr=_attacked_alone(case))
     for fusion in chosen:
-        found[fusion.row] = {**fusion.where, **_result(case, fusion)}
-    tests = [test for one in found.values() for test in one.get("against_average", [])]
-    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p
-    for row, fields in found.items():
-        if run.find("forgetting_result", **where, row=row) is None:
-            run.add("forgetting_result", **{**where, "row": row, **fields})
+        if run.find("forgetting_result", **where, **fusion.where) is None:
+            run.add("forgetting_result", **where, **fusion.where, **_result(case, fusion))
+    told = [run.find("forgetting_result", **where, **fusion.where) for fusion in chosen]
+    record_family(run, where, [one for one in told if one is not None])
 
 
 def _result(case: Case, fusion: Fusion) -> Record:
@@ -161,26 +172,39 @@ def _result(case: Case, fusion: Fusion) -> Record:
     }
 
 
-def _attacked(case: Case, model: str | None) -> dict[str, Record]:
+def _attacked(case: Case, model: str) -> dict[str, Record]:
     """How many members the likelihood-ratio attack finds at one false positive in a hundred control rows."""
+    return {on: _found_in(case, model, case.parents if on == UNSHARED else (on,)) for on in (UNSHARED, SHARED)}
 
-    def scores(on: str) -> Any:
-        return -likelihood_ratio(case.energies(on, model, SPLITS[1]), case.reference(on, model, SPLITS[1]))
 
-    found = {on: tpr_at(scores(on), scores(CONTROL), FPR) for on in (UNSHARED, SHARED)}
-    keys = ("value", "low", "high", "n", "fpr", "achieved", "resolved", "p")
-    return {on: {key: getattr(one, key) for key in keys} for on, one in found.items()}
+def _attacked_alone(case: Case) -> dict[str, Record]:
+    """The same of the single models, each with its own threshold: means over them, of the intervals' ends too."""
+    found = {}
+    for on in (UNSHARED, SHARED):
+        each = [_found_in(case, name, (name if on == UNSHARED else on,)) for name in case.parents]
+        means = {key: float(np.mean([one[key] for one in each])) for key in ("value", "low", "high", "achieved")}
+        worst = {"resolved": all(one["resolved"] for one in each), "p": max(one["p"] for one in each)}
+        found[on] = {**each[0], **means, **worst}
+    return found
+
+
+def _found_in(case: Case, model: str, sets: Sequence[str]) -> Record:
+    def scores(names: Sequence[str]) -> Values:
+        own, base = (case.halves.read([(reader, name) for name in names], SPLITS[1]) for reader in (model, REFERENCE))
+        return -likelihood_ratio(own, base)
+
+    found = tpr_at(scores(sets), scores((CONTROL,)), FPR)
+    return {key: getattr(found, key) for key in ("value", "low", "high", "n", "fpr", "achieved", "resolved", "p")}
 
 
 def _retained(case: Case, model: str) -> Record | None:
     """The share of the nats that having read the rows saved the single models; None where they saved none."""
-    own = case.energies(UNSHARED, None, SPLITS[1])
-    others = [case.energies(UNSHARED, None, SPLITS[1], shift) for shift in range(1, len(case.parents))]
-    try:
-        return asdict(retained(case.energies(UNSHARED, model, SPLITS[1]), own, others))
-    except InputError:
+    own, others = case.single(SPLITS[1]), [case.single(SPLITS[1], shift) for shift in range(1, len(case.parents))]
+    never = np.mean([token_means(one) for one in others], axis=0)
+    if not knows_more(-token_means(own), -never):
         # What was never memorised cannot be forgotten: the reader is told by the missing number.
         return None
+    return asdict(retained(case.energies(UNSHARED, model, SPLITS[1]), own, others))
 
 
 def curve_of(case: Case, split: str) -> list[Shrunk]:
@@ -216,7 +240,7 @@ def _at_equal(case: Case, model: str, curve: Sequence[Shrunk], on: str, target: 
 
 
 def _rows(case: Case, model: str, split: str) -> np.ndarray:
-    return ratios(case.energies(UNSHARED, model, split), case.reference(UNSHARED, model, split))
+    return ratios(case.energies(UNSHARED, model, split), case.reference(UNSHARED, split))
 
 
 def _tests(case: Case, model: str) -> list[dict[str, Any]]:
@@ -224,7 +248,7 @@ def _tests(case: Case, model: str) -> list[dict[str, Any]]:
     average, split = case.model(AVERAGE), SPLITS[1]
     found: Mapping[str, Difference] = {
         **{
-            on: compare_alr(case.energies(on, model, split), case.energies(on, average, split), case.reference(on, model, split))
+            on: compare_alr(case.energies(on, model, split), case.energies(on, average, split), case.reference(on, split))
             for on in (UNSHARED, SHARED)
         },
         PERPLEXITY: compare_perplexity(case.energies(VALIDATION, model, split), case.energies(VALIDATION, average, split)),

@@ -27,6 +27,7 @@ from fuseforget.workers import Here, Workers
 __all__ = ["PARTS", "Part", "run_forgetting_study"]
 
 COMMAND = "study forgetting"
+OF_TEXT_PART = "memorization"  # which alone asks the contenders that are for memorised text
 Say = Callable[[str], None]
 Do = Callable[[Run, Sequence[Source], ForgettingStudy, Workers, Say], None]
 
@@ -73,8 +74,8 @@ def run_forgetting_study(
 ) -> list[Record]:
     """Run or resume the study and return all its records.
 
-    Records beside those of the parts: ``source``, ``contender``, ``left_out`` (methods, with the reason), ``asked`` (parts),
-    and ``done`` (a part, and the sources that it was done for).
+    Records beside those of the parts: ``source``, ``contender`` (``only``: the one part that asks it), ``left_out`` (methods,
+    with the reason), ``asked`` (parts), and ``done`` (a part, and the sources and contenders that it was done for).
 
     Args:
         workers: who measures; default: this process. The records are the same.
@@ -90,6 +91,8 @@ def run_forgetting_study(
     with Run(out, command=COMMAND, settings=described, say=say) as run:
         sources = _record_sources(run, sources)
         _record_contenders(run, settings.contenders)
+        if any(source.command == MEMORIZATION for source in sources):
+            _record_contenders(run, settings.of_text, OF_TEXT_PART)
         new = [part for part in parts if run.find("asked", name=part) is None]
         for part in new:
             run.add("asked", name=part)
@@ -102,7 +105,8 @@ def _do(run: Run, name: str, sources: Sequence[Source], settings: ForgettingStud
     stopping.check("a part")
     own = _of_part(name, sources)
     PARTS[name].do(run, own, settings, workers, say)
-    over = {"part": name, "sources": [source.name for source in own], "contenders": [one.row for one in settings.contenders]}
+    asked = (*settings.contenders, *settings.of_text) if name == OF_TEXT_PART else settings.contenders
+    over = {"part": name, "sources": [source.name for source in own], "contenders": [one.row for one in asked]}
     if run.find("done", **over) is None:
         run.add("done", **over)
 
@@ -161,8 +165,11 @@ def _record_sources(run: Run, sources: Sequence[Source]) -> tuple[Source, ...]:
     return tuple(given[name][0] for name in (*names, *new))
 
 
-def _record_contenders(run: Run, contenders: Sequence[Contender]) -> None:
+def _record_contenders(run: Run, contenders: Sequence[Contender], part: str | None = None) -> None:
     """Record the methods and their settings, and why others are left out.
+
+    Args:
+        part: the one that alone asks them; None: all do.
 
     Raises:
         InputError: other settings of a method than the run has: what was chosen among those would not be the best of these.
@@ -171,7 +178,7 @@ def _record_contenders(run: Run, contenders: Sequence[Contender]) -> None:
         about = {"method": one.method, "grid": [dict(point) for point in one.grid], "weight": one.weight, "base": one.takes_base}
         known = run.find("contender", row=one.row)
         if known is None:
-            run.add("contender", row=one.row, **about, source=one.source)
+            run.add("contender", row=one.row, **about, source=one.source, only=part)
         elif any(known[key] != value for key, value in about.items()):
             raise InputError(
                 str(run.path), expected=f"the settings of {one.row} that the run began with", found="others",
