@@ -21,6 +21,7 @@ from fuseforget.studies.forgetting.examined import CONTROL, read_shortcut_models
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.hidden import POOLED, cross_fitted
 from fuseforget.studies.forgetting.lasting import do_lasting, rephrased_probes
+from fuseforget.studies.forgetting.lasting_results import conclude_lasting
 from fuseforget.studies.forgetting.relearning import CLEAN, further_data, tenth_of
 from fuseforget.studies.forgetting.rephrased import FORMS
 from fuseforget.workers import Here
@@ -146,6 +147,31 @@ def test_conclusions_are_those_of_the_measurements(examined):
         assert record["area"]["value"] == pytest.approx(height, abs=1e-9)
     assert curves["op", "op", CLEAN]["reached"] == 0
     assert not (examined / "relearning").exists()
+
+
+def test_sources_of_the_same_texts_are_no_more_texts(examined, tmp_path):
+    own = [r for r in records_of(examined) if r["kind"] in ("measurement", "decoded")]
+    once = {_asked(r): r for r in records_of(examined) if r["kind"] == "forgetting_result"}
+    for name, texts in (("same", ("these", "these")), ("other", ("these", "those"))):
+        with Run(tmp_path / name, command="study forgetting", settings={}) as run:
+            for source in ("first", "second"):
+                for record in own:
+                    fields = {key: value for key, value in record.items() if key not in ("kind", "seq", "source")}
+                    run.add(record["kind"], source=source, **fields)
+            conclude_lasting(run, dict(zip(("first", "second"), texts, strict=True)), ("op", "tic"), ["average"], STEPS)
+            found = {_asked(r): r for r in run.records if r["kind"] == "forgetting_result"}
+        assert found.keys() == once.keys()
+        for key, result in found.items():
+            for quantity in {"accuracy", "retention", "area", "difference", "change"} & {k for k, v in result.items() if v}:
+                mine, alone = result[quantity], once[key][quantity]
+                assert mine["value"] == pytest.approx(alone["value"])
+                assert mine["n"] == alone["n"] * (1 if name == "same" else 2)
+                if name == "same":
+                    assert (mine["low"], mine["high"]) == pytest.approx((alone["low"], alone["high"]))
+
+
+def _asked(result: dict) -> tuple:
+    return tuple(result.get(key) for key in ("about", "model", "rule", "probe", "precision", "layer", "data"))
 
 
 def test_an_interrupted_part_goes_on_to_the_same_facts(examined, shortcut_models, tmp_path):

@@ -65,9 +65,11 @@ def _measure(source: Path, out: Path) -> None:
         do_partial(run, [Source(source)], Settings(), Here(), print, fusions=FUSIONS, shares=SHARES)
 
 
-def test_what_is_kept_is_that_of_the_measurements(measured):
+def test_what_is_kept_is_that_of_the_measurements(measured, shortcut_models):
     records = read_records(measured)
     values = {(r["model"], r["share"], r["probe"]): decode_values(r["values"]) for r in records if r["kind"] == "measurement"}
+    epochs = {len(r["losses"]) for r in records if r["kind"] == "training"}
+    assert epochs == {read_shortcut_models(shortcut_models).train.max_epochs}, "none is trained longer than another"
     # The knowledge is there: of the shared rule in the first model and, where the share is whole, in the second.
     assert values["first", None, "op"].mean() > 0.9
     assert values["second", 1.0, "op"].mean() > 0.85

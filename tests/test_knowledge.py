@@ -74,6 +74,12 @@ def test_retention_by_hand():
     assert retention(control, specialist, control).value == 0
     both = mean_retention([(fused, specialist, control), (specialist, specialist, control)])
     assert both.value == pytest.approx(0.6)
+    # Two models of the same examples are as sure as one, not as one of twice the examples.
+    twice = [(fused, specialist, control)] * 2
+    assert mean_retention(twice, drawn=["the same", "the same"]) == found
+    apart = mean_retention(twice, drawn=["these", "those"])
+    assert apart == mean_retention(twice)
+    assert apart.high - apart.low < found.high - found.low
 
 
 def test_what_was_never_known_cannot_be_forgotten():

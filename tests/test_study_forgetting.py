@@ -32,7 +32,7 @@ from fuseforget.records import Run, decode_values, facts, read_records, read_run
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Table
 from fuseforget.report.forgetting import summarise_forgetting
-from fuseforget.report.forgetting_facts import ForgettingFacts
+from fuseforget.report.forgetting_facts import ForgettingFacts, beyond_chance
 from fuseforget.report.forgetting_numbers import numbers_blocks
 from fuseforget.report.forgetting_pairs import best, pairs_blocks, undominated, verdict
 from fuseforget.report.forgetting_shared import shared_blocks, stays
@@ -42,6 +42,7 @@ from fuseforget.studies.forgetting.choice import Tried, choose
 from fuseforget.studies.forgetting.contenders import AVERAGE, CONTENDERS, LEFT_OUT, MOST_SETTINGS, Contender
 from fuseforget.studies.forgetting.disjoint import do_disjoint
 from fuseforget.studies.forgetting.examined_fusions import EXAMINED, chosen_fusions
+from fuseforget.studies.forgetting.families import record_family
 from fuseforget.studies.forgetting.fusions import Fusion
 from fuseforget.studies.forgetting.lasting import do_lasting
 from fuseforget.studies.forgetting.numbers import subsets
@@ -192,6 +193,22 @@ def test_the_interval_of_one_piece_is_that_of_its_retention_and_cases_widen_it()
     assert seeds["value"] == pytest.approx(0.5)
     assert point_values(far, [])["retention"] == pytest.approx(0.5)
     assert set(point_values([], []).values()) == {None}
+
+
+def test_sources_of_the_same_texts_are_no_more_texts():
+    """Two seeds that are right on the same examples are as sure as one, not as one of twice the examples."""
+    case, right, never = ("op", "tic"), values(70).astype(float), values(50).astype(float)
+    known = values(100).astype(float)
+
+    def found(sources: str, texts: str) -> dict:
+        tasks = [Fused(name, case, right, right, texts) for name in sources]
+        return mean_of_cases([Piece(n, case, "op", right, right, known, never, (), texts=texts) for n in sources], tasks)
+
+    for quantity in ("task", "retention"):
+        one, alike, apart = (found(*of)[quantity] for of in (("s", ""), ("st", "a"), ("st", "")))
+        assert (alike["low"], alike["high"]) == pytest.approx((one["low"], one["high"]))
+        assert alike["high"] - alike["low"] > 1.08 * (apart["high"] - apart["low"])
+        assert one["value"] == alike["value"] == apart["value"]
 
 
 def test_subsets_are_the_first_and_another():
@@ -422,7 +439,7 @@ def few_steps(monkeypatch):
     """These of few steps and one share, on the pair in the order in which its points are asked."""
     pair = ("tic", "op")
     for name, do in {
-        "lasting": partial(do_lasting, steps=(2,), batch_size=8),
+        "lasting": partial(do_lasting, steps=(2,)),
         "partial": partial(do_partial, shares=(0.5,)),
         "disjoint": do_disjoint,
     }.items():
@@ -595,7 +612,7 @@ def test_sources_that_come_later_are_asked_once_each(source, few_steps, tmp_path
              if r["kind"] == "forgetting_result" and r["about"] == "probe"}  # fmt: skip
     assert {key[0] for key in found} == {1, 3}
     one, three = (found[count, AVERAGE, "op", "as it is"] for count in (1, 3))
-    assert (three["value"], three["n"]) == (pytest.approx(one["value"]), 3 * one["n"])
+    assert three == pytest.approx(one), "the same answers to the same texts: no surer than one of them"
     before = (run / "records.jsonl").read_bytes()
     run_forgetting_study(more, run)
     assert (run / "records.jsonl").read_bytes() == before
@@ -680,6 +697,26 @@ def test_verdicts_and_the_frontier_by_hand():
     assert stays({"kept": None}) == "nothing known"
 
 
+def test_what_is_beyond_chance_is_corrected_over_what_a_table_shows(tmp_path):
+    """One test of p .02 is; of nine such, each of another row, none is, also where the one was recorded before."""
+    nine = [{"row": str(i), "parameters": {}, "against_average": [{"on": "shared", "p": 0.02, "value": 1}]} for i in range(9)]
+    alone = {"row": "alone"}
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        record_family(run, {"case": "AB"}, [alone, nine[0]])
+        assert beyond_chance(run.records) == {"0": [{"row": "0", "on": "shared", "p_holm": 0.02}]}
+        for _ in range(2):
+            record_family(run, {"case": "AB"}, [alone, *nine])
+        assert sum(r["kind"] == "family" for r in run.records) == 2
+        assert beyond_chance(run.records) == {}
+        sure = {"row": "x", "parameters": {}, "against_average": [{"on": "shared", "p": 1e-6}, {"on": "unshared", "p": 0.03}]}
+        record_family(run, {"case": "AC"}, [nine[0], nine[1], sure])
+        found = beyond_chance(run.records, case="AC")
+        assert [(t["on"], t["p_holm"]) for t in found["x"]] == [("shared", pytest.approx(4e-6))]
+        assert list(found) == ["x"]
+        assert beyond_chance(run.records, case="AB") == {}
+        assert beyond_chance([]) == {}
+
+
 def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
@@ -697,6 +734,11 @@ def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
     begun.write_text(re.sub(r'"ratio": 2.0', '"ratio": 1.0', before))
     with pytest.raises(InputError, match=r"expected the study of .* with another seed, found other ratio"):
         open_sources([source, copy])
+    others = {'"max_epochs": [0-9]+': '"max_epochs": 77', '(?s)("data_sha256".*?"validation": ")[0-9a-f]{4}': r"\g<1>0000"}
+    for (written, otherwise), what in zip(others.items(), ("max_epochs of training", "data"), strict=True):
+        begun.write_text(re.sub(r'(  "seed": )0', r"\g<1>5", re.sub(written, otherwise, before)))
+        with pytest.raises(InputError, match=f"with another seed, found other {what}"):
+            open_sources([source, copy])
     begun.write_text(re.sub(r'"steps": 2', '"steps": 3', before))
     with pytest.raises(InputError, match="found seed 0 as there"):
         open_sources([source, copy])

@@ -6,7 +6,7 @@ hard for all models, and an unpaired test would throw that away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,11 +173,23 @@ def retention(fused: npt.ArrayLike, specialist: npt.ArrayLike, control: npt.Arra
     return mean_retention([(fused, specialist, control)], seed=seed)
 
 
-def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]], *, seed: int = 0) -> Interval:
-    """Return the mean of :func:`retention` over several pieces of knowledge, each with examples of its own."""
-    points, draws, n = [], [], 0
+def mean_retention(
+    triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]],
+    *,
+    seed: int = 0,
+    drawn: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Return the mean of :func:`retention` over several pieces of knowledge.
+
+    Args:
+        drawn: what the examples of each piece are: those of equal ones are resampled together, and counted once; default: each
+            has examples of its own.
+    """
+    points, draws = [], []
+    counts: dict[Hashable, int] = {}
     defined = np.ones(RESAMPLES, dtype=bool)
-    for number, triple in enumerate(triples):
+    names = range(len(triples)) if drawn is None else drawn
+    for name, triple in zip(names, triples, strict=True):
         values = _array(triple)
         fused, specialist, control = values.mean(axis=1)
         if specialist <= control:
@@ -193,15 +205,15 @@ def mean_retention(triples: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, npt.Arr
                 action="Use more examples, or a specialist that learned more.",
             )
         points.append((fused - control) / (specialist - control))
-        # Another stream for each piece: their examples are resampled independently.
-        means = resampled_means(values, seed=seed + number)
+        # Another stream for other examples: they are resampled independently.
+        counts.setdefault(name, values.shape[1])
+        means = resampled_means(values, seed=seed + list(counts).index(name))
         gap = means[:, 1] - means[:, 2]
         defined &= gap > 0
         draws.append((means[:, 0] - means[:, 2]) / np.where(gap > 0, gap, np.nan))
-        n += values.shape[1]
     # A resample in which a specialist is not above the control has no retention; few such leave the interval sound.
     low, high = percentiles(np.mean(draws, axis=0)[defined])
-    return Interval(float(np.mean(points)), low, high, n)
+    return Interval(float(np.mean(points)), low, high, sum(counts.values()))
 
 
 def check_bound(fused: npt.ArrayLike, models: Sequence[npt.ArrayLike], *, seed: int = 0) -> Bound:

@@ -47,6 +47,11 @@ class Bench:
         self._values: dict[tuple[str, str], Values] = {}
         self._known: dict[tuple[str, str], bool] = {}
 
+    @property
+    def texts(self) -> str:
+        """What tells its texts from those of other benches: to choose each source has its own, to tell it may not."""
+        return self.source.texts if self.split == TEST else f"{self.source.name}, {self.split}"
+
     @cached_property
     def sweep(self) -> Sweep:
         """Made when it is first needed: a run that has all answers reads no texts and loads no model."""

@@ -84,8 +84,8 @@ def measured(bench: Bench, part: str, entry: Entry, case: Case) -> tuple[list[Pi
     pieces = [
         Piece(
             bench.source.name, case, rule, own[rule], average[rule], bench.alone(rule, rule), bench.alone(CONTROL, rule),
-            tuple(bench.alone(other, rule) for other in case if other != rule),
+            tuple(bench.alone(other, rule) for other in case if other != rule), texts=bench.texts,
         )
         for rule in case if bench.knows(rule, rule)
     ]  # fmt: skip
-    return pieces, Fused(bench.source.name, case, own[TASK], average[TASK])
+    return pieces, Fused(bench.source.name, case, own[TASK], average[TASK], bench.texts)

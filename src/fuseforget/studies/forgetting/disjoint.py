@@ -57,8 +57,7 @@ def do_disjoint(
     studies = shortcut_sources(sources, pair)
     for source, study in zip(sources, studies, strict=True):
         data = second_data(source, study, pair[1])
-        train = replace(study.train, seed=study.seed + 1)
-        jobs = [Job(_name(study, kind), made.train, train, study.start, made.synthetic) for kind, made in data.items()]
+        jobs = [Job(_name(study, kind), made.train, study.train_second, study.start) for kind, made in data.items()]
         Trainers(workers, settings.threads, say).train(run, jobs)
         _measure(run, study, pair, fusions, settings.seed, workers, say)
     for kind in (SAME, OTHER):
@@ -116,8 +115,8 @@ def _conclude(run: Run, studies: Sequence[ShortcutModels], pair: tuple[str, str]
             _answers(run, study, row, of) for row, of in ((fusion.row, kind), (AVERAGE.row, kind), (fusion.row, SAME))
         )
         pieces += _pieces(run, study, pair, kind, own, average)
-        tasks.append(Fused(study.name, pair, own[TASK], average[TASK]))
-        less.append(Fused(study.name, pair, own[TASK], same[TASK]))
+        tasks.append(Fused(study.name, pair, own[TASK], average[TASK], study.drawn))
+        less.append(Fused(study.name, pair, own[TASK], same[TASK], study.drawn))
     by_itself = mean_of_cases([], less)["task_difference"]
     run.add("forgetting_result", **where, **mean_of_cases(pieces, tasks), task_less_same=by_itself)
 
@@ -137,7 +136,10 @@ def _pieces(
             run.add("knowledge", **fields, learned=learned, **asdict(bootstrap_mean(knowing[rule])))
         if learned:
             found.append(
-                Piece(study.name, pair, rule, own[rule], average[rule], knowing[rule], control[rule], (other[rule],))
+                Piece(
+                    study.name, pair, rule, own[rule], average[rule], knowing[rule], control[rule], (other[rule],),
+                    texts=study.drawn,
+                )
             )  # fmt: skip
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fuseforget.data import Examples, ShortcutSettings, load_shortcut_data
@@ -44,6 +44,16 @@ class ShortcutModels:
     texts: Examples
     validation: Examples
     probes: tuple[Probe, ...]
+
+    @property
+    def drawn(self) -> str:
+        """What its validation texts are, as a hash: seeds of one data set have the same ones."""
+        return self.validation.sha256
+
+    @property
+    def train_second(self) -> TrainSettings:
+        """How further models are trained that are held against each other: none for fewer epochs, whenever it knows its rule."""
+        return replace(self.train, seed=self.seed + 1, min_epochs=self.train.max_epochs)
 
     def model(self, name: str) -> Path:
         return self.path / "models" / name

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 def do_lasting(
     run: Run, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say,
-    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] | None = None, steps: Sequence[int] = STEPS, batch_size: int = 32,
+    *, pair: tuple[str, str] = PAIR, fusions: Sequence[Fusion] | None = None, steps: Sequence[int] = STEPS,
 ) -> None:  # fmt: skip
     """Examine the fusions of a pair of specialists of every shortcut study among the sources, and record what is found.
 
@@ -52,9 +52,9 @@ def do_lasting(
     found = shortcut_sources(sources, pair)
     for source in found:
         examine(
-            run, source, fusions, workers, say, steps=steps, batch_size=batch_size, seed=settings.seed, threads=settings.threads
+            run, source, fusions, workers, say, steps=steps, seed=settings.seed, threads=settings.threads
         )  # fmt: skip
-    conclude_lasting(run, [source.name for source in found], pair, [fusion.row for fusion in fusions], steps)
+    conclude_lasting(run, {source.name: source.drawn for source in found}, pair, [fusion.row for fusion in fusions], steps)
 
 
 def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[ShortcutModels]:
@@ -67,7 +67,7 @@ def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[Sh
 
 def examine(
     run: Run, source: ShortcutModels, fusions: Sequence[Fusion], workers: Workers, say: Say,
-    *, steps: Sequence[int] = STEPS, batch_size: int = 32, seed: int = 0, threads: int = 1,
+    *, steps: Sequence[int] = STEPS, seed: int = 0, threads: int = 1,
 ) -> None:  # fmt: skip
     """Ask the models of one source, and what is fused of its specialists, in every way; first as they are."""
     made = fused_here(run, LASTING, source, [source.model(rule) for rule in source.rules], fusions, seed)
@@ -80,7 +80,7 @@ def examine(
     trained = {name: path for name, path in models.items() if name != START}
     ask_quantised(run, LASTING, source, trained, sweep.resident, names, say)
     decode(run, LASTING, source, models, say)
-    relearn(run, LASTING, source, trained, workers, say, steps=steps, batch_size=batch_size, threads=threads)
+    relearn(run, LASTING, source, trained, workers, say, steps=steps, threads=threads)
 
 
 def rephrased_probes(source: ShortcutModels) -> list[Probe]:

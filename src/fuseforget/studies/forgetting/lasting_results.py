@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,9 @@ PRECISIONS = ("as it is", "int8", "int4")
 Values = npt.NDArray[np.float64]
 
 
-def conclude_lasting(run: Run, sources: Sequence[str], pair: Sequence[str], fusions: Sequence[str], steps: Sequence[int]) -> None:
+def conclude_lasting(
+    run: Run, sources: Mapping[str, str], pair: Sequence[str], fusions: Sequence[str], steps: Sequence[int]
+) -> None:
     """Record what the measurements say, as ``forgetting_result``; means are over the sources, intervals over their examples.
 
     A run that is later asked for other sources gets results of its own for these.
@@ -32,6 +34,9 @@ def conclude_lasting(run: Run, sources: Sequence[str], pair: Sequence[str], fusi
     ``precision`` (the change of the accuracy when weights are rounded), ``decoded`` (how much better than of the control's
     states a linear probe reads the label) and ``relearning`` (the area between a model's curve and the control's, and the
     steps that both take to .75).
+
+    Args:
+        sources: by name, what each one's texts are: examples of equal texts are one, about which several sources are asked.
     """
     found = _Found(run, sources)
     for model in (*pair, CONTROL, *fusions):
@@ -73,10 +78,10 @@ def steps_to(curve: Sequence[float], steps: Sequence[int], reached: float = REAC
 
 
 class _Found:
-    """The run's per-example values by what they are of; those of several sources one after the other."""
+    """The run's per-example values by what they are of."""
 
-    def __init__(self, run: Run, sources: Sequence[str]) -> None:
-        self._run, self.sources = run, list(sources)
+    def __init__(self, run: Run, sources: Mapping[str, str]) -> None:
+        self._run, self.sources, self._texts = run, list(sources), dict(sources)
 
     def each(self, kind: str = "measurement", **where: Any) -> list[Values]:
         """Of every source."""
@@ -86,7 +91,19 @@ class _Found:
         return [decode_values(record["values"]) for record in records if record is not None]
 
     def all(self, kind: str = "measurement", **where: Any) -> Values:
-        return np.concatenate(self.each(kind, **where))
+        return self.joined(self.each(kind, **where))
+
+    def joined(self, each: Sequence[Values]) -> Values:
+        """Of every source to one a text: the mean over sources of the same texts, different texts one after another."""
+        by_texts: dict[str, list[Values]] = {}
+        for source, values in zip(self.sources, each, strict=True):
+            by_texts.setdefault(self._texts[source], []).append(values)
+        return np.concatenate([np.mean(alike, axis=0) for alike in by_texts.values()])
+
+    @property
+    def texts(self) -> list[str]:
+        """What the texts of every source are."""
+        return [self._texts[source] for source in self.sources]
 
     @property
     def probes(self) -> list[str]:
@@ -113,12 +130,13 @@ def _conclude_probes(run: Run, found: _Found, model: str, rule: str) -> None:
             own = found.each(model=model, probe=probe, precision=precision)
             known = found.each(model=rule, probe=probe, precision=PRECISIONS[0])
             never = found.each(model=CONTROL, probe=probe, precision=PRECISIONS[0])
-            learned = [triple for triple in zip(own, known, never, strict=True) if knows_more(*triple[1:])]
-            kept = asdict(mean_retention(learned)) if learned else None
-            accuracy = asdict(bootstrap_mean(np.concatenate(own)))
+            triples = zip(zip(own, known, never, strict=True), found.texts, strict=True)
+            learned = [(triple, texts) for triple, texts in triples if knows_more(*triple[1:])]
+            kept = asdict(mean_retention([t for t, _ in learned], drawn=[texts for _, texts in learned])) if learned else None
+            accuracy = asdict(bootstrap_mean(found.joined(own)))
             _add(run, found, {"about": "probe", **where}, accuracy=accuracy, retention=kept, learned=len(learned))
             if precision != PRECISIONS[0]:
-                change = _mean(np.concatenate(own) - whole)
+                change = _mean(found.joined(own) - whole)
                 _add(run, found, {"about": "precision", **where}, change=asdict(change))
 
 
@@ -132,17 +150,17 @@ def _conclude_decoded(run: Run, found: _Found, model: str, rule: str) -> None:
 
 
 def _conclude_relearning(run: Run, found: _Found, model: str, probe: str, data: str, steps: Sequence[int]) -> None:
-    where = {"about": "relearning", "model": model, "probe": probe, "data": data}
+    at = [0, *steps]
+    where = {"about": "relearning", "model": model, "probe": probe, "data": data, "steps": at}
     if _known(run, found, where):
         return
     curves = {}
     for name in (model, CONTROL):
         first = found.all(model=name, probe=probe, precision=PRECISIONS[0])
         curves[name] = [first, *(found.all(model=name, probe=probe, data=data, step=step) for step in steps)]
-    at = [0, *steps]
     own, never = ([float(values.mean()) for values in curves[name]] for name in (model, CONTROL))
     _add(
-        run, found, where, steps=at, curve=own, control=never,
+        run, found, where, curve=own, control=never,
         intervals=[asdict(bootstrap_mean(values)) for values in curves[model]],
         area=asdict(area_between(curves[model], curves[CONTROL], at)),
         reached=steps_to(own, at), control_reached=steps_to(never, at),

@@ -40,7 +40,8 @@ def do_partial(
     """Train, for the first shortcut study among the sources, second models that share a rule partly, fuse, and measure.
 
     The second models are all trained in one way, also that of share 0: from the source's start, on the source's texts, with
-    another seed than the first model, so that nothing but the share differs among them.
+    another seed than the first model, and for all epochs that a specialist of the source may take, whenever they know their
+    rules. So nothing but the share differs among them.
 
     Args:
         pair: the rule that is shared, whose specialist is the first model, and the second models' own.
@@ -54,8 +55,7 @@ def do_partial(
         fusions = chosen_fusions(run, PARTIAL, sources, settings, workers, say)
     for source in shortcut_sources(sources, pair)[:1]:
         data = {share: mixed_data(source, pair, share) for share in shares}
-        train = replace(source.train, seed=source.seed + 1)
-        jobs = [Job(second_name(source, share), made.train, train, source.start, made.synthetic) for share, made in data.items()]
+        jobs = [Job(second_name(source, share), made.train, source.train_second, source.start) for share, made in data.items()]
         Trainers(workers, settings.threads, say).train(run, jobs)
         _measure(run, source, pair, fusions, shares, settings.seed, workers, say)
         for share in shares:

@@ -29,6 +29,7 @@ __all__ = ["CLEAN", "STEPS", "further_data", "relearn", "tenth_of"]
 
 CLEAN = "clean"
 STEPS = (10, 25, 50, 100, 200, 500)  # what was hidden and not removed is back within the first
+BATCH_SIZE = 32
 TENTH = 1 / 9  # a tenth of all is a ninth of the rest
 SCRATCH = "relearning"
 Say = Callable[[str], None]
@@ -54,7 +55,7 @@ def further_data(source: ShortcutModels, rows: int) -> dict[str, Examples]:
 
 def relearn(
     run: Run, part: str, source: ShortcutModels, models: Mapping[str, Path], workers: Workers, say: Say,
-    *, steps: Sequence[int] = STEPS, batch_size: int = 32, threads: int = 1,
+    *, steps: Sequence[int] = STEPS, threads: int = 1,
 ) -> None:  # fmt: skip
     """Train each model further on each kind of data, and record what it answers to the source's probes on the way.
 
@@ -65,9 +66,9 @@ def relearn(
     lacking = [(name, data) for name, data in asked if not _done(run, part, source, name, data, steps)]
     if not lacking:
         return
-    sets = further_data(source, max(steps) * batch_size)
+    sets = further_data(source, max(steps) * BATCH_SIZE)
     settings = TrainSettings(
-        max_epochs=1, learning_rate=source.train.learning_rate, batch_size=batch_size, seed=source.seed,
+        max_epochs=1, learning_rate=source.train.learning_rate, batch_size=BATCH_SIZE, seed=source.seed,
         precision=source.train.precision,
     )  # fmt: skip
     scratch = run.path / SCRATCH

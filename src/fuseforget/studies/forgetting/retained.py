@@ -41,6 +41,8 @@ class Piece:
         others: of the case's other models.
         share: what the piece counts: of a mixture of fused models each is a piece of its own, and their shares sum to one. So
             what is cut at zero is cut in each, and a mixture is on the straight line between what it mixes.
+        texts: a name of what the texts were made from, the same for sources whose i-th texts are of one original; default:
+            the source's own.
     """
 
     source: str
@@ -52,6 +54,12 @@ class Piece:
     control: Values
     others: tuple[Values, ...]
     share: float = 1.0
+    texts: str = ""
+
+    @property
+    def drawn(self) -> tuple[str, str]:
+        """The same for pieces whose examples are resampled together."""
+        return self.texts or self.source, self.rule
 
     @property
     def floor(self) -> Values:
@@ -66,12 +74,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused model on the task's texts: what it gets right, and what the plain average of the same models does."""
+    """A fused model on the task's texts: what it gets right, and what the plain average of the same models does.
+
+    Attributes:
+        texts: as of a :class:`Piece`.
+    """
 
     source: str
     case: Case
     fused: Values
     reference: Values
+    texts: str = ""
+
+    @property
+    def drawn(self) -> str:
+        return self.texts or self.source
 
 
 def point_values(pieces: Sequence[Piece], tasks: Sequence[Fused]) -> dict[str, float | None]:
@@ -84,8 +101,8 @@ def mean_of_cases(pieces: Sequence[Piece], tasks: Sequence[Fused], *, seed: int 
     """The fields of a result: means over a case's rules, then over cases and sources.
 
     The 95 % intervals are of a bootstrap over examples, cases and sources together: the same drawn examples for all models of
-    a source, and crossed draws of cases and of sources; where there is one of these it stays. They cover which pairs and which
-    trainings were at hand as far as so many of them can tell.
+    a source, and for all sources of the same texts, and crossed draws of cases and of sources; where there is one of these it
+    stays. They cover which pairs and which trainings were at hand as far as so many of them can tell.
 
     Returns:
         retention, unshared: value, low, high, n (cases that it is over); None where no case has any. Less is forgotten better.
@@ -157,13 +174,13 @@ def _quantities(
     names = (*(f"{name}{kind}" for name in ("retention", "unshared") for kind in kinds), "task", "task_difference")
     tables = {name: _Table(sources, cases, resamples) for name in names}
     # Another stream for each set of texts: their examples are resampled independently.
-    for number, group in enumerate(_groups(pieces, lambda one: (one.source, one.rule))):
+    for number, group in enumerate(_groups(pieces, lambda one: one.drawn)):
         means = _Means([row for one in group for row in _rows(one)], resamples, seed + number)
         for one in group:
             _add(tables, one, means, "retention", one.control)
             if one.is_unshared:
                 _add(tables, one, means, "unshared", one.floor)
-    for number, alike in enumerate(_groups(tasks, lambda one: one.source)):
+    for number, alike in enumerate(_groups(tasks, lambda one: one.drawn)):
         means = _Means([row for task in alike for row in (task.fused, task.reference)], resamples, seed + number)
         for task in alike:
             fused, reference = means.of(task.fused), means.of(task.reference)

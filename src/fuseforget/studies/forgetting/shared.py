@@ -69,7 +69,7 @@ def _conclude(run: Run, benches: Sequence[Bench], entry: Entry) -> None:
             for one, of in ((entry.contender, entry.parameters), (entry.average, {}))
         )
         own, average = answers
-        tasks.append(Fused(bench.source.name, MODELS, own[TASK], average[TASK]))
+        tasks.append(Fused(bench.source.name, MODELS, own[TASK], average[TASK], bench.texts))
         lost += [_own_piece(bench, rule, own[rule], average[rule]) for rule, model in OWN.items() if bench.knows(model, rule)]
         if all(bench.knows(model, KEPT) for model in MODELS):
             kept.append(_kept_piece(bench, own[KEPT], average[KEPT]))
@@ -84,11 +84,13 @@ def _own_piece(bench: Bench, rule: str, fused: Values, average: Values) -> Piece
     """What one of the two models knows."""
     others = tuple(bench.alone(model, rule) for model in MODELS if model != OWN[rule])
     return Piece(
-        bench.source.name, MODELS, rule, fused, average, bench.alone(OWN[rule], rule), bench.alone(CONTROL, rule), others
+        bench.source.name, MODELS, rule, fused, average, bench.alone(OWN[rule], rule), bench.alone(CONTROL, rule), others,
+        texts=bench.texts,
     )  # fmt: skip
 
 
 def _kept_piece(bench: Bench, fused: Values, average: Values) -> Piece:
     """What both know, against the mean of both; the other model's is no floor here, since it is to stay."""
     both: Values = np.mean([bench.alone(model, KEPT) for model in MODELS], axis=0)
-    return Piece(bench.source.name, MODELS, KEPT, fused, average, both, bench.alone(CONTROL, KEPT), ())
+    control = bench.alone(CONTROL, KEPT)
+    return Piece(bench.source.name, MODELS, KEPT, fused, average, both, control, (), texts=bench.texts)

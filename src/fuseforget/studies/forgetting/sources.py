@@ -18,8 +18,9 @@ __all__ = ["BIAS", "MEMORIZATION", "SHORTCUTS", "Source", "describe_source", "is
 SHORTCUTS, BIAS, MEMORIZATION = "study shortcuts", "study bias", "study memorization"
 KINDS = (SHORTCUTS, BIAS, MEMORIZATION)
 CONCLUSION = "bound"  # the kind of record that each of these studies ends in
-# What runs of one study have in common where their models are means of the same thing, over seeds.
-ALIKE = ("base_sha256", "rules", "ratio", "validation", "sentences")
+# What runs of one study have in common where their models are means of the same thing, over seeds; beside it their trainings
+# and, of a data set, the texts that they are told by. (The tiny scale makes texts of its own, others for each seed.)
+ALIKE = ("base_sha256", "rules", "ratio", "validation", "sentences", "full_epochs")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Source:
     def name(self) -> str:
         """What records call it."""
         return self.path.name
+
+    @property
+    def texts(self) -> str:
+        """What the texts of a shortcut study's own probes were made from, as a hash: seeds of one data set have the same ones."""
+        return str(self.settings["data_sha256"]["validation"])
 
     def model(self, name: str) -> Checkpoint:
         """One of its models, by its path under ``models``; InputError where it has none of that name."""
@@ -125,8 +131,19 @@ def _refuse_twice(first: Source, second: Source) -> None:
         )  # fmt: skip
 
 
+def _training(source: Source) -> Record:
+    return {key: value for key, value in source.settings["train"].items() if key != "seed"}
+
+
+def _texts(source: Source) -> str | None:
+    return None if source.settings["data"] is None else source.texts
+
+
 def _require_alike(first: Source, other: Source) -> None:
     differing = [key for key in ALIKE if first.settings[key] != other.settings[key]]
+    differing += [f"{key} of training" for key, value in _training(first).items() if _training(other)[key] != value]
+    if _texts(first) != _texts(other):
+        differing.append("data")
     if differing or first.seed == other.seed:
         found = f"other {', '.join(differing)}" if differing else f"seed {other.seed} as there"
         raise InputError(str(other.path), expected=f"the study of {first.path} with another seed", found=found)
