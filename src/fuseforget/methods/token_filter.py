@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["FilteredTable", "filter_tokens", "is_table"]
 
 # Names of tables that have a row a token or a position: BERT's and Llama's, GPT-2's, T5's, heads that are as large.
-# What they name on the way to a table's rows is none: ALBERT's and ELECTRA's matrices from embeddings to hidden states, images.
-PROJECTIONS = ("project", "_proj.", "hidden_mapping")
 TABLES = re.compile(r"(?:^|[._])(?:embed|emb[._]|word_emb|tok_emb|wte\b|wpe\b|lm_head\b|shared\.weight|predictions\.decoder)")
+# Followed by one of these it is no table, but a matrix beside it: from embeddings to hidden states (ALBERT, ELECTRA), of images.
+PROJECTIONS = ("project", "_proj.", "hidden_mapping")
 
 
 def is_table(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
+from fuseforget.report.claims import SIGNIFICANT
 from fuseforget.report.facts import cell
 from fuseforget.report.figures import COLOURS, MARKERS, new_figure
 
@@ -16,7 +17,6 @@ __all__ = ["forecast_blocks"]
 Record = dict[str, Any]
 TITLE = "Can it be forecast what fusing keeps?"
 PAPERS = "fisher_overlap"  # the paper's own candidate (Table 4), always drawn
-SIGNIFICANT = 0.05
 KEPT = 0.5
 TITLES = {
     "survival": "survival",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fuseforget.report.claims import SIGNIFICANT
 from fuseforget.report.facts import cell
 
 __all__ = [
@@ -16,7 +17,6 @@ Record = dict[str, Any]
 AVERAGE, SCALED = "average", "average, scaled"
 GONE = 0.10  # retention at which nine tenths are removed
 ALLOWANCE = 0.005  # of task accuracy, below the average's
-SIGNIFICANT = 0.05
 DEEPEST = 0.06  # below the average's accuracy: what loses more is not in a picture
 
 

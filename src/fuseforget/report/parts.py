@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from fuseforget.report.blocks import Table
-from fuseforget.report.claims import SUBSUMES
+from fuseforget.report.claims import SIGNIFICANT, SUBSUMES
 from fuseforget.report.facts import TASK, Facts, cell
 
 __all__ = ["dependent_table", "growth_table", "shared_table", "six_table", "triangle_table"]
-
-SIGNIFICANT = 0.05
 
 
 def dependent_table(facts: Facts) -> list[Table]:

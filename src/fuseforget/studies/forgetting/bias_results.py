@@ -70,11 +70,12 @@ def conclude_bias(
         rows = list(dict.fromkeys(r["row"] for r in points if r["group"] == group))
         seeds = [r["seed"] for r in points if (r["group"], r["row"]) == (group, AVERAGE.row)]
         where: Record = {"part": "bias", "source": source, "group": group, "seeds": seeds}
-        for row in rows:
-            if run.find("forgetting_result", **where, **told[row]) is None:
-                run.add("forgetting_result", **{**where, "row": row, **results.of_row(group, row)})
-        found = [run.find("forgetting_result", **where, **told[row]) for row in rows]
-        record_family(run, where, [one for one in found if one is not None])
+        found = [
+            run.find("forgetting_result", **where, **told[row])
+            or run.add("forgetting_result", **{**where, "row": row, **results.of_row(group, row)})
+            for row in rows
+        ]
+        record_family(run, where, found)
 
 
 class _Results:

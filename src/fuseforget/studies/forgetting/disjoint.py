@@ -115,8 +115,8 @@ def _conclude(run: Run, studies: Sequence[ShortcutModels], pair: tuple[str, str]
             _answers(run, study, row, of) for row, of in ((fusion.row, kind), (AVERAGE.row, kind), (fusion.row, SAME))
         )
         pieces += _pieces(run, study, pair, kind, own, average)
-        tasks.append(Fused(study.name, pair, own[TASK], average[TASK], study.drawn))
-        less.append(Fused(study.name, pair, own[TASK], same[TASK], study.drawn))
+        tasks.append(Fused(study.name, pair, own[TASK], average[TASK], study.validation.sha256))
+        less.append(Fused(study.name, pair, own[TASK], same[TASK], study.validation.sha256))
     by_itself = mean_of_cases([], less)["task_difference"]
     run.add("forgetting_result", **where, **mean_of_cases(pieces, tasks), task_less_same=by_itself)
 
@@ -138,7 +138,7 @@ def _pieces(
             found.append(
                 Piece(
                     study.name, pair, rule, own[rule], average[rule], knowing[rule], control[rule], (other[rule],),
-                    texts=study.drawn,
+                    texts=study.validation.sha256,
                 )
             )  # fmt: skip
     return found

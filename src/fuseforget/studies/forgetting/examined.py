@@ -46,11 +46,6 @@ class ShortcutModels:
     probes: tuple[Probe, ...]
 
     @property
-    def drawn(self) -> str:
-        """What its validation texts are, as a hash: seeds of one data set have the same ones."""
-        return self.validation.sha256
-
-    @property
     def train_second(self) -> TrainSettings:
         """How further models are trained that are held against each other: none for fewer epochs, whenever it knows its rule."""
         return replace(self.train, seed=self.seed + 1, min_epochs=self.train.max_epochs)

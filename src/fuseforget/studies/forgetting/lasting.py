@@ -54,7 +54,8 @@ def do_lasting(
         examine(
             run, source, fusions, workers, say, steps=steps, seed=settings.seed, threads=settings.threads
         )  # fmt: skip
-    conclude_lasting(run, {source.name: source.drawn for source in found}, pair, [fusion.row for fusion in fusions], steps)
+    texts = {source.name: source.validation.sha256 for source in found}
+    conclude_lasting(run, texts, pair, [fusion.row for fusion in fusions], steps)
 
 
 def shortcut_sources(sources: Sequence[Source], rules: Sequence[str]) -> list[ShortcutModels]:

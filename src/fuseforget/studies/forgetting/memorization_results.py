@@ -154,11 +154,12 @@ def conclude_case(case: Case, chosen: Sequence[Fusion]) -> None:
     run, where = case.halves.run, {"part": "memorization", "source": case.halves.source, "case": case.name}
     if run.find("forgetting_result", **where, row=ALONE) is None:
         run.add("forgetting_result", **where, row=ALONE, **_measured_alone(case, SPLITS[1]), tpr=_attacked_alone(case))
-    for fusion in chosen:
-        if run.find("forgetting_result", **where, **fusion.where) is None:
-            run.add("forgetting_result", **where, **fusion.where, **_result(case, fusion))
-    told = [run.find("forgetting_result", **where, **fusion.where) for fusion in chosen]
-    record_family(run, where, [one for one in told if one is not None])
+    told = [
+        run.find("forgetting_result", **where, **fusion.where)
+        or run.add("forgetting_result", **where, **fusion.where, **_result(case, fusion))
+        for fusion in chosen
+    ]
+    record_family(run, where, told)
 
 
 def _result(case: Case, fusion: Fusion) -> Record:

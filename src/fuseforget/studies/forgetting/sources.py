@@ -141,7 +141,7 @@ def _texts(source: Source) -> str | None:
 
 def _require_alike(first: Source, other: Source) -> None:
     differing = [key for key in ALIKE if first.settings[key] != other.settings[key]]
-    differing += [f"{key} of training" for key, value in _training(first).items() if _training(other)[key] != value]
+    differing += [f"{key} of training" for key, value in _training(first).items() if _training(other).get(key) != value]
     if _texts(first) != _texts(other):
         differing.append("data")
     if differing or first.seed == other.seed:
