@@ -39,4 +39,3 @@ class Asked:
     contenders: tuple[Method, ...]
     allowance: float = 0.005
     seed: int = 0
-    of_text: tuple[Method, ...] = ()

@@ -98,7 +98,8 @@ def test_rows_are_known_and_the_unshared_ones_are_forgotten(records):
 
 def test_it_is_a_part_of_the_study_which_has_a_page_of_it(source, tmp_path):
     run = tmp_path / "run"
-    run_forgetting_study(ForgettingStudy((str(source),), contenders=(Contender("average", "average"),)), run)
+    average = Contender("average", "average")
+    run_forgetting_study(ForgettingStudy((str(source),), contenders=(average, *OF_TEXT)), run)
     page = write_report([run], tmp_path / "page.md").read_text()
     assert "Memorised rows: 2 models fused, A, B" in page
     assert "Memorised rows: 3 models fused, A, B, C" in page
@@ -110,7 +111,7 @@ def test_it_is_a_part_of_the_study_which_has_a_page_of_it(source, tmp_path):
     assert (ForgettingFacts(records).missing(), ForgettingFacts(less).missing()) == ([], ["memorization"])
     others = tuple(replace(one, grid=one.grid[:1]) for one in OF_TEXT)
     with pytest.raises(InputError, match=f"the settings of {OF_TEXT[0].row} that the run began with"):
-        run_forgetting_study(ForgettingStudy((str(source),), contenders=(Contender("average", "average"),), of_text=others), run)
+        run_forgetting_study(ForgettingStudy((str(source),), contenders=(average, *others)), run)
 
 
 def test_what_is_recorded_is_what_the_written_fusion_says_on_the_half_that_tells(source, records, tmp_path):

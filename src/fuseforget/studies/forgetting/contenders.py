@@ -13,6 +13,7 @@ __all__ = ["AVERAGE", "CONTENDERS", "DIAL", "LEFT_OUT", "MOST_SETTINGS", "OF_TEX
 
 MOST_SETTINGS = 8  # of a method: with more, one would win on validation data by chance
 AVERAGE, SCALED = "average", "average, scaled"
+TEXT_PART = "memorization"
 Grid = tuple[Mapping[str, Value], ...]
 
 
@@ -27,6 +28,7 @@ class Contender:
         weight: of each model; None: the method's default (``mean``: one over their number; ``sum``: one).
         source: where the settings come from.
         base: whether the start is given as the base where the method can do without one.
+        only: the one part of the study that asks it; None: all do.
     """
 
     row: str
@@ -35,6 +37,7 @@ class Contender:
     weight: float | None = None
     source: str = "it has no parameters"
     base: bool = False
+    only: str | None = None
 
     @property
     def takes_base(self) -> bool:
@@ -103,12 +106,13 @@ CONTENDERS = (
 # Who memorised text has it in the tables of tokens too, and is broken by changes as long as its own.
 OF_TEXT = (
     Contender("spectral_consensus, short", "spectral_consensus", _grid(forget=(0.8, 0.9, 0.97, 0.99), lambda_=(0.5, 0.65)),
-              source="at about half of its length"),
+              source="at about half of its length", only=TEXT_PART),
     Contender("spectral_consensus, tables", "spectral_consensus",
               tuple({**point, "embeddings": True} for point in _grid(forget=(0.5, 0.8, 0.9, 0.97), lambda_=(0.8, 1.0))),
-              source="gentler, with tables of tokens and positions filtered too"),
+              source="gentler, with tables of tokens and positions filtered too", only=TEXT_PART),
     Contender("fisher_consensus", "fisher_consensus", _grid(forget=(0.8, 0.9, 0.95, 0.97), lambda_=(0.8, 1.0)),
-              source="the same strictness, its tables filtered by the base's information about each model's rows"),
+              source="the same strictness, its tables filtered by the base's information about each model's rows",
+              only=TEXT_PART),
 )  # fmt: skip
 DIAL = Contender("dial", "spectral_consensus", _grid(forget=TURNED), source="from end to end")
 

@@ -47,8 +47,7 @@ def do_memorization(run: Run, sources: Sequence[Source], settings: ForgettingStu
     """The part ``memorization``: :func:`measure_memorization` of every such study among the sources."""
     for source in sources:
         if source.command == COMMAND:
-            contenders = (*settings.contenders, *settings.of_text)
-            measure_memorization(run, source.name, source.path, contenders, settings.seed, workers, say)
+            measure_memorization(run, source.name, source.path, settings.contenders, settings.seed, workers, say)
 
 
 def measure_memorization(

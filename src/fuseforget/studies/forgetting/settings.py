@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuseforget.errors import InputError, require_seed
 from fuseforget.studies.forgetting.choice import ALLOWANCE
@@ -30,7 +30,6 @@ class ForgettingStudy:
         allowance: how far below the plain average's the task accuracy of a chosen setting may be.
         contenders: the methods and their settings. They and the parts do not make a run another: a finished run can be asked
             for more of both, though not for other settings of a method that it has.
-        of_text: more contenders, for memorised text alone.
         dial: one knob, asked from end to end; None: no such method.
         threads: that a training computes with.
     """
@@ -40,8 +39,7 @@ class ForgettingStudy:
     seed: int = 0
     texts: int = TEXTS
     allowance: float = ALLOWANCE
-    contenders: tuple[Contender, ...] = CONTENDERS
-    of_text: tuple[Contender, ...] = OF_TEXT
+    contenders: tuple[Contender, ...] = (*CONTENDERS, *OF_TEXT)
     dial: Contender | None = DIAL
     threads: int = 1
 
@@ -56,9 +54,13 @@ class ForgettingStudy:
             )  # fmt: skip
         if not 0 <= self.allowance <= 1:
             raise InputError("allowance", expected="a share of right answers", found=str(self.allowance))
-        rows = [one.row for one in (*self.contenders, *self.of_text)]
+        rows = [one.row for one in self.contenders]
         if "average" not in rows or len(set(rows)) != len(rows):
             raise InputError(
                 "contenders", expected="different rows, average among them: the others are held to its task accuracy",
                 found=", ".join(rows) or "none",
             )  # fmt: skip
+
+    def of_part(self, part: str) -> ForgettingStudy:
+        """The same with the contenders that a part asks."""
+        return replace(self, contenders=tuple(one for one in self.contenders if one.only in (None, part)))

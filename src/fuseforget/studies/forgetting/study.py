@@ -27,7 +27,6 @@ from fuseforget.workers import Here, Workers
 __all__ = ["PARTS", "Part", "run_forgetting_study"]
 
 COMMAND = "study forgetting"
-OF_TEXT_PART = "memorization"  # which alone asks the contenders that are for memorised text
 Say = Callable[[str], None]
 Do = Callable[[Run, Sequence[Source], ForgettingStudy, Workers, Say], None]
 
@@ -90,9 +89,7 @@ def run_forgetting_study(
     }  # fmt: skip
     with Run(out, command=COMMAND, settings=described, say=say) as run:
         sources = _record_sources(run, sources)
-        _record_contenders(run, settings.contenders)
-        if any(source.command == MEMORIZATION for source in sources):
-            _record_contenders(run, settings.of_text, OF_TEXT_PART)
+        _record_contenders(run, [one for one in settings.contenders if one.only is None or not _lacking(one.only, sources)])
         new = [part for part in parts if run.find("asked", name=part) is None]
         for part in new:
             run.add("asked", name=part)
@@ -104,9 +101,9 @@ def run_forgetting_study(
 def _do(run: Run, name: str, sources: Sequence[Source], settings: ForgettingStudy, workers: Workers, say: Say) -> None:
     stopping.check("a part")
     own = _of_part(name, sources)
-    PARTS[name].do(run, own, settings, workers, say)
-    asked = (*settings.contenders, *settings.of_text) if name == OF_TEXT_PART else settings.contenders
-    over = {"part": name, "sources": [source.name for source in own], "contenders": [one.row for one in asked]}
+    asked = settings.of_part(name)
+    PARTS[name].do(run, own, asked, workers, say)
+    over = {"part": name, "sources": [source.name for source in own], "contenders": [one.row for one in asked.contenders]}
     if run.find("done", **over) is None:
         run.add("done", **over)
 
@@ -165,11 +162,8 @@ def _record_sources(run: Run, sources: Sequence[Source]) -> tuple[Source, ...]:
     return tuple(given[name][0] for name in (*names, *new))
 
 
-def _record_contenders(run: Run, contenders: Sequence[Contender], part: str | None = None) -> None:
+def _record_contenders(run: Run, contenders: Sequence[Contender]) -> None:
     """Record the methods and their settings, and why others are left out.
-
-    Args:
-        part: the one that alone asks them; None: all do.
 
     Raises:
         InputError: other settings of a method than the run has: what was chosen among those would not be the best of these.
@@ -178,7 +172,7 @@ def _record_contenders(run: Run, contenders: Sequence[Contender], part: str | No
         about = {"method": one.method, "grid": [dict(point) for point in one.grid], "weight": one.weight, "base": one.takes_base}
         known = run.find("contender", row=one.row)
         if known is None:
-            run.add("contender", row=one.row, **about, source=one.source, only=part)
+            run.add("contender", row=one.row, **about, source=one.source, only=one.only)
         elif any(known[key] != value for key, value in about.items()):
             raise InputError(
                 str(run.path), expected=f"the settings of {one.row} that the run began with", found="others",
