@@ -717,6 +717,25 @@ def test_what_is_beyond_chance_is_corrected_over_what_a_table_shows(tmp_path):
         assert beyond_chance([]) == {}
 
 
+def test_a_run_that_is_asked_for_fewer_methods_keeps_the_others_in_its_tables_tests(tmp_path):
+    def result(row: str, p: float, **parameters: float) -> dict:
+        return {"row": row, "parameters": parameters, "against_average": [{"on": "shared", "p": p}]}
+
+    with Run(tmp_path / "run", command="study forgetting", settings={}) as run:
+        first = [run.add("forgetting_result", case="AB", **result(row, 0.01)) for row in "abc"]
+        run.add("forgetting_result", case="AC", **result("d", 0.01))
+        record_family(run, {"case": "AB"}, first)
+        record_family(run, {"case": "AB"}, first[:1])
+        assert sum(r["kind"] == "family" for r in run.records) == 1
+        assert {row: tests[0]["p_holm"] for row, tests in beyond_chance(run.records).items()} == pytest.approx(
+            {"a": 0.03, "b": 0.03, "c": 0.03}
+        )
+        # Another setting of one was chosen: what the former came to is no row of the table any more.
+        anew = run.add("forgetting_result", case="AB", **result("b", 0.9, density=0.5))
+        record_family(run, {"case": "AB"}, [anew])
+        assert beyond_chance(run.records).keys() == {"a", "c"}
+
+
 def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)

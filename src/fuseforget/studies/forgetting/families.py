@@ -13,16 +13,20 @@ __all__ = ["record_family"]
 def record_family(run: Run, where: Mapping[str, object], results: Sequence[Record]) -> None:
     """Record a ``family``: the tests of results against the average with their p-values corrected over all (Holm 1979).
 
-    A run that is later asked for more results, or for others, gets a family of all of these; the last is the table's.
+    A run that is later asked for more results, or for others, gets a family of all of these; the last is the table's. One that
+    is asked for fewer still has the others in its table.
 
     Args:
-        where: what the results have in common.
-        results: all of a table, each with its ``row``, ``parameters`` and tests (``against_average``).
+        where: what the results of a table have in common.
+        results: those that were asked for, each with its ``row``, ``parameters`` and tests (``against_average``); of other rows
+            the last ``forgetting_result`` of the run is taken.
     """
-    known: Record = {**where, "of": [[one["row"], one.get("parameters")] for one in results]}
+    recorded = [r for r in run.records if r["kind"] == "forgetting_result" and all(r.get(k) == v for k, v in where.items())]
+    table = {one["row"]: one for one in (*recorded, *results)}
+    known: Record = {**where, "of": [[row, one.get("parameters")] for row, one in table.items()]}
     if run.find("family", **known) is not None:
         return
-    tests = [(one["row"], test) for one in results for test in one.get("against_average", [])]
+    tests = [(row, test) for row, one in table.items() for test in one.get("against_average", [])]
     corrected = holm([test["p"] for _, test in tests])
     named = [
         {"row": row, **{key: test[key] for key in ("on", "attribute", "metric") if key in test}, "p_holm": p}
