@@ -734,6 +734,8 @@ def test_a_run_that_is_asked_for_fewer_methods_keeps_the_others_in_its_tables_te
         anew = run.add("forgetting_result", case="AB", **result("b", 0.9, density=0.5))
         record_family(run, {"case": "AB"}, [anew])
         assert beyond_chance(run.records).keys() == {"a", "c"}
+        record_family(run, {"case": "AB"}, [first[1]])  # and the former again
+        assert beyond_chance(run.records).keys() == {"a", "b", "c"}
 
 
 def test_what_cannot_be_a_source_is_refused(source, finished, tmp_path):

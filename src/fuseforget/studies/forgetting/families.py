@@ -21,10 +21,11 @@ def record_family(run: Run, where: Mapping[str, object], results: Sequence[Recor
         results: those that were asked for, each with its ``row``, ``parameters`` and tests (``against_average``); of other rows
             the last ``forgetting_result`` of the run is taken.
     """
-    recorded = [r for r in run.records if r["kind"] == "forgetting_result" and all(r.get(k) == v for k, v in where.items())]
-    table = {one["row"]: one for one in (*recorded, *results)}
-    known: Record = {**where, "of": [[row, one.get("parameters")] for row, one in table.items()]}
-    if run.find("family", **known) is not None:
+    own = [r for r in run.records if all(r.get(name) == value for name, value in where.items())]
+    table = {one["row"]: one for one in (*(r for r in own if r["kind"] == "forgetting_result"), *results)}
+    of = [[row, one.get("parameters")] for row, one in table.items()]
+    families = [r for r in own if r["kind"] == "family"]
+    if families and families[-1]["of"] == of:
         return
     tests = [(row, test) for row, one in table.items() for test in one.get("against_average", [])]
     corrected = holm([test["p"] for _, test in tests])
@@ -32,4 +33,4 @@ def record_family(run: Run, where: Mapping[str, object], results: Sequence[Recor
         {"row": row, **{key: test[key] for key in ("on", "attribute", "metric") if key in test}, "p_holm": p}
         for (row, test), p in zip(tests, corrected, strict=True)
     ]
-    run.add("family", **known, tests=named)
+    run.add("family", **where, of=of, tests=named)
