@@ -18,7 +18,8 @@ from fuseforget.models import encode_batches, load_classifier, predict
 from fuseforget.records import Run, decode_values, facts, read_records
 from fuseforget.report import write_report
 from fuseforget.report.blocks import Details, Pictures, Table
-from fuseforget.report.forgetting_bias import bias_blocks, last_results, settings_on_validation
+from fuseforget.report.forgetting_bias import bias_blocks, last_results
+from fuseforget.report.forgetting_bias_figures import settings_on_validation
 from fuseforget.report.markdown import render_markdown
 from fuseforget.studies.bias import run_bias_study
 from fuseforget.studies.bias.answers import grouped
@@ -241,7 +242,7 @@ def test_the_report_shows_what_the_records_say(records):
     kept = 1 - at["both age", "average"]["gone_mean"]["value"]
     assert shared.rows[0][1 + 2 * shared.header[1::2].index("both age: kept")].startswith(f"{kept:.0%} [")
     names = [picture.name for block in blocks if isinstance(block, Pictures) for picture in block.pictures]
-    assert names == ["forgetting-bias", "forgetting-bias-ratios"]
+    assert names == ["forgetting-bias", "forgetting-bias-ratios", "forgetting-bias-shared"]
     assert isinstance(blocks[-1], Details)
     assert bias_blocks([]) == []
     begun = [r for r in records if r["kind"] != "forgetting_result"]

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fuseforget.report.bias_facts import METRICS
 from fuseforget.report.blocks import Block, Details, Heading, Paragraphs, Picture, Pictures, Table
 from fuseforget.report.facts import cell
-from fuseforget.report.figures import COLOURS, MARKERS, blank_figure
+from fuseforget.report.forgetting_bias_figures import GAPS, draw_bias_frontier, draw_bias_ratios, draw_bias_shared
 from fuseforget.report.forgetting_facts import AVERAGE, DEEPEST, beyond_chance, last_choices, of_part, setting
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["bias_blocks", "draw_bias_frontier", "draw_bias_ratios", "last_results", "settings_on_validation"]
+__all__ = ["bias_blocks", "last_results"]
 
 Record = dict[str, Any]
-ALONE = "alone"
-GAPS = ("demographic_parity", "tpr_gap")
-STYLES = ("-", "--", ":", "-.")
 NOTE = (
     "Gone: 1 - gap of the fused model / gap of the model that is biased in the attribute; mean over both gaps, the attributes "
     "and the seeds. In brackets 95 % bootstrap intervals over sentences, means over the seeds. Stars: the difference "
@@ -105,69 +99,18 @@ def _pictures(records: Sequence[Record], results: Sequence[Record], main: str) -
     )
     pictures = [Picture("forgetting-bias", draw_bias_frontier(records, results, main), frontier, wide=True)]
     if len({r["group"] for r in results if r["group"].startswith("ratio ")}) > 1:
-        caption = "How much of the bias is gone by the ratio of the training sets; bands: 95 % intervals."
-        pictures.append(Picture("forgetting-bias-ratios", draw_bias_ratios(results), caption))
-    return pictures
-
-
-def draw_bias_frontier(records: Sequence[Record], results: Sequence[Record], main: str) -> Figure:
-    """Accuracy against the bias that is left: settings on validation data, and chosen ones on test data."""
-    figure = blank_figure(11.0, 4.6)
-    panels = [figure.add_subplot(1, 2, number) for number in (1, 2)]
-    told = {r["row"]: (1 - r["gone_mean"]["value"], r["accuracy"]["value"]) for r in results if r["group"] == main}
-    tried = settings_on_validation(records)
-    lowest = min((accuracy for _, accuracy in tried.get(AVERAGE, [])), default=0.0) - DEEPEST
-    for number, row in enumerate(told):
-        look: Record = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
-        points = sorted(point for point in tried.get(row, []) if point[1] >= lowest)
-        panels[0].plot([x for x, _ in points], [y for _, y in points], linewidth=0.7, markersize=4, **look)
-        panels[1].plot(*[[value] for value in told[row]], linestyle="", markersize=7, label=row, **look)
-    for axes, title in zip(panels, ("all settings, validation texts", "chosen settings, test texts"), strict=True):
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("bias left (0 none, 1 as in the biased models)")
-        axes.set_ylabel("accuracy")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#eee", linewidth=0.6)
-    panels[1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
-    return figure
-
-
-def settings_on_validation(records: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
-    """Of each contender's settings the bias that is left, relative to the biased models', and the accuracy: means over seeds."""
-    points = [r for r in records if r["kind"] == "point" and r["split"] == "validation"]
-    learned = [r["attribute"] for r in records if r["kind"] == "knowledge" and r["learned"]]
-    alone = {(r["seed"], r["models"][0]): r["metrics"] for r in points if r["row"] == ALONE}
-    by_setting: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for r in [one for one in points if one["row"] != ALONE]:
-        shares = [r["metrics"][a][m]["value"] / alone[r["seed"], a][a][m]["value"] for a in learned for m in GAPS]
-        of_setting = by_setting.setdefault((r["row"], setting(r["parameters"])), [])
-        of_setting.append((sum(shares) / len(shares), r["metrics"]["accuracy"]["value"]))
-    found: dict[str, list[tuple[float, float]]] = {}
-    for (row, _), of_seeds in by_setting.items():
-        bias, accuracy = (sum(values) / len(values) for values in zip(*of_seeds, strict=True))
-        found.setdefault(row, []).append((bias, accuracy))
-    return found
-
-
-def draw_bias_ratios(results: Sequence[Record]) -> Figure:
-    """How much is gone by the ratio of the training sets, a line a contender."""
-    figure = blank_figure(8.0, 4.2)
-    axes = figure.add_subplot(1, 1, 1)
-    told = [r for r in results if r["group"].startswith("ratio ")]
-    for number, row in enumerate(dict.fromkeys(r["row"] for r in told)):
-        found = sorted((float(r["group"].removeprefix("ratio ")), r["gone_mean"]) for r in told if r["row"] == row)
-        where, colour = [ratio for ratio, _ in found], COLOURS[number % len(COLOURS)]
-        axes.fill_between(
-            where, [g["low"] for _, g in found], [g["high"] for _, g in found], color=colour, alpha=0.08, linewidth=0
+        caption = (
+            "How much of the bias is gone by the ratio of the training sets, of methods that were asked at more than one; "
+            "beside one another what is of one ratio; bars: 95 % intervals."
         )
-        style = STYLES[number // len(COLOURS) % len(STYLES)]
-        axes.plot(where, [g["value"] for _, g in found], style, color=colour, marker="o", markersize=4, label=row)
-    axes.set_xlabel("share of the favoured value within a label")
-    axes.set_ylabel("bias that is gone")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#ddd", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
-    return figure
+        pictures.append(Picture("forgetting-bias-ratios", draw_bias_ratios(results, main), caption))
+    if any(r["group"].startswith("both ") for r in results):
+        caption = (
+            f"What a method takes of a bias that one of two models has ({main}) against what it keeps of one that both have, "
+            "means over attributes: what tells them apart is in the upper right. Bars: 95 % intervals."
+        )
+        pictures.append(Picture("forgetting-bias-shared", draw_bias_shared(results, main), caption))
+    return pictures
 
 
 def _gaps_table(results: Sequence[Record], main: str, unsound: set[str], sure: dict[str, list[Record]]) -> Table:
@@ -191,13 +134,23 @@ def _ratios_table(results: Sequence[Record], groups: Sequence[str], unsound: set
     at = {(r["group"], r["row"]): r for r in results}
     names = list(dict.fromkeys(row for _, row in at))
     ordered = sorted(groups, key=lambda g: float(g.removeprefix("ratio ")))
-    rows = []
+    average = [at[group, AVERAGE] for group in ordered]
+    rows = [["biased models", *map(_own_gaps, average)]]
     for name in names:
         found = [at.get((group, name)) for group in ordered]
         cells = ["not yet" if r is None else f"{_share(r['gone_mean'])} at {r['accuracy']['value']:.3f}" for r in found]
         rows.append([_named(name, unsound), *cells])
-    note = "How much of the bias is gone, and at what accuracy; settings as chosen at the study's ratio."
+    note = (
+        "How much of the bias is gone, and at what accuracy; settings as chosen at the study's ratio. Of the biased models: "
+        f"{METRICS[GAPS[0]]} by attribute, and accuracy."
+    )
     return Table("By the ratio of the training sets", ["method", *ordered], rows, note)
+
+
+def _own_gaps(result: Record) -> str:
+    """The first gap of the models that were fused, each in the attribute that it is biased in."""
+    gaps = (f"{attribute} {of[GAPS[0]]['value']:.3f}" for attribute, of in result["own_gaps"].items())
+    return f"{', '.join(gaps)} at {result['own_accuracy']['value']:.3f}"
 
 
 def _shared_table(results: Sequence[Record], groups: Sequence[str], unsound: set[str]) -> Table:
