@@ -25,7 +25,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed  ## The README's commands, run, and their output compared with what it shows
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n auto --dist loadgroup tests/test_docs.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n auto --dist loadfile tests/test_docs.py tests/test_docs_memorization.py
 
 tiny-base: .venv/installed  ## Pretrain the demo's base again (about ten minutes)
 	$(BIN)/python -m fuseforget.studies.tiny

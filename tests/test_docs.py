@@ -21,11 +21,11 @@ import pytest
 from parsing import UsageError, parameters_of
 
 ROOT = Path(__file__).parent.parent
-# In the order in which they are run: commands of one page go on from those before it. A page that goes on from the demo alone
-# can be run apart, by another process.
-PAGES = ("README.md", "docs/scale.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md", "docs/memorization.md",
-         "docs/methods/spectral-consensus.md")  # fmt: skip
-APART = ("docs/memorization.md",)
+# In the order in which they are run: commands of one page go on from those before it. The last page goes on from the demo alone:
+# test_docs_memorization.py has it, so that another process can run it.
+TOGETHER = ("README.md", "docs/scale.md", "docs/fusing.md", "docs/forgetting.md", "docs/bias.md",
+            "docs/methods/spectral-consensus.md")  # fmt: skip
+PAGES = (*TOGETHER, "docs/memorization.md")
 DEMO = "fuseforget demo -o runs/demo"
 TOLERANCE = 0.05
 IN_PERPLEXITY = 0.1  # of it: one of bfloat16 (AMX) and one of float32 differed by .052 to .061
@@ -126,31 +126,31 @@ def agree(printed: str, shown: str) -> bool:
     )
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """Where the pages' commands are run, one after the other; one for each process that runs some of them."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.mark.docs
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("page", [
-    pytest.param(page, marks=pytest.mark.xdist_group("apart" if page in APART else "together")) for page in PAGES
-])  # fmt: skip
-def test_what_the_page_shows_is_what_its_commands_print(page, home):
+def check_page(page: str, home: Path) -> None:
+    """Run a page's commands in a directory and compare what they print with what it shows."""
     pairs = [(command, output) for command, output in commands(page) if not command.startswith("make ")]
     assert pairs
-    if page in APART:
-        run(DEMO, home)
     for command, shown in pairs:
         printed = run(command, home)
         assert words(printed) == words(shown), f"$ {command}\n{printed}"
         assert agree(printed, shown), f"$ {command}\n{printed}"
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Where the pages' commands are run, one after the other."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.mark.docs
 @pytest.mark.timeout(3600)
-@pytest.mark.xdist_group("together")
+@pytest.mark.parametrize("page", TOGETHER)
+def test_what_the_page_shows_is_what_its_commands_print(page, home):
+    check_page(page, home)
+
+
+@pytest.mark.docs
+@pytest.mark.timeout(3600)
 def test_the_demo_shows_what_it_is_for(home):
     """Every specialist knows its shortcut, the fused model has forgotten them, and the task is as good as theirs."""
     facts = json.loads(run(f"{DEMO} --json", home))["records"]
