@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from conftest import WORDS, make_bert
-from fuseforget.models import encode_batches, load_classifier, precast, predict, running
+from fuseforget.models import encode_batches, features_and_logits, load_classifier, precast, predict, running
+from fuseforget.models.hidden_states import mean_states
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +26,33 @@ def weights_of(model):
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def test_it_changes_no_bit_of_a_prediction_nor_the_model(tmp_path, monkeypatch):
+def logits(classifier, batches, texts, *, exact):
+    return [predict(classifier.model, batches, exact=exact)]
+
+
+def pooled(classifier, batches, texts, *, exact):
+    return features_and_logits(classifier, batches, exact=exact)
+
+
+def hidden(classifier, batches, texts, *, exact):
+    return [mean_states(classifier, texts, exact=exact)]
+
+
+@pytest.mark.parametrize(("ask", "room"), [(logits, "prediction"), (pooled, "features"), (hidden, "hidden_states")])
+def test_it_changes_no_bit_of_what_is_computed_nor_the_model(ask, room, tmp_path, monkeypatch):
     classifier, rng = load_classifier(make_bert(tmp_path / "m")), np.random.default_rng(3)
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, 13))) for _ in range(300)]
-    model, batches = classifier.model, encode_batches(classifier, texts, token_budget=64)
-    before = {name: (weight, weight.detach().clone()) for name, weight in weights_of(model).items()}
-    cast, exact = predict(model, batches), predict(model, batches, exact=True)
-    assert all(weight is before[name][0] and torch.equal(weight, before[name][1]) for name, weight in weights_of(model).items())
-    monkeypatch.setattr("fuseforget.models.prediction.precast", lambda model, *, exact: contextlib.nullcontext())
-    assert np.array_equal(predict(model, batches), cast)
-    assert np.array_equal(predict(model, batches, exact=True), exact)
-    assert not np.array_equal(exact, cast), "bfloat16 was computed in"
+    asked = classifier, encode_batches(classifier, texts, token_budget=64), texts
+    before = {name: (weight, weight.detach().clone()) for name, weight in weights_of(classifier.model).items()}
+    cast, exact = ask(*asked, exact=False), ask(*asked, exact=True)
+    after = weights_of(classifier.model)
+    assert all(weight is before[name][0] and torch.equal(weight, before[name][1]) for name, weight in after.items())
+    # By the name of its module: a function of fuseforget.models is called as this one is.
+    module = sys.modules[f"fuseforget.models.{room}"]
+    monkeypatch.setattr(module, "precast", lambda model, *, exact: contextlib.nullcontext())
+    for found, plain in ((cast, ask(*asked, exact=False)), (exact, ask(*asked, exact=True))):
+        assert all(np.array_equal(one, other) for one, other in zip(found, plain, strict=True))
+    assert not np.array_equal(exact[0], cast[0]), "bfloat16 was computed in"
 
 
 def test_weights_of_linear_layers_alone_are_cast(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 from fuseforget.errors import InputError
 from fuseforget.models.batches import Batch, encode_batches
 from fuseforget.models.classifier import Classifier
+from fuseforget.models.precast import precast
 from fuseforget.models.running import autocast
 
 __all__ = ["features", "features_and_logits", "has_bias", "head_of"]
@@ -70,7 +71,7 @@ def features_and_logits(
     seen: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     try:
-        with torch.inference_mode(), autocast(exact=exact):
+        with precast(model, exact=exact), torch.inference_mode(), autocast(exact=exact):
             for batch in batches:
                 seen.clear()
                 ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)

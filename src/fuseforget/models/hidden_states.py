@@ -11,6 +11,7 @@ import torch
 from fuseforget.errors import InputError
 from fuseforget.models.batches import encode_batches
 from fuseforget.models.classifier import Classifier
+from fuseforget.models.precast import precast
 from fuseforget.models.running import autocast
 
 __all__ = ["mean_states"]
@@ -31,7 +32,7 @@ def mean_states(classifier: Classifier, texts: Sequence[str], *, exact: bool = F
     model = classifier.model.eval()
     batches = encode_batches(classifier, texts)
     found: npt.NDArray[np.float32] | None = None
-    with torch.inference_mode(), autocast(exact=exact):
+    with precast(model, exact=exact), torch.inference_mode(), autocast(exact=exact):
         for batch in batches:
             ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
             states = getattr(model(input_ids=ids, attention_mask=mask, output_hidden_states=True), "hidden_states", None)
